@@ -1,0 +1,118 @@
+"""The ordered table of sites: what both sides expose, in which layout, and by which rule a record is not compared.
+
+A site is `component` or `component.module.path`; paths are the official modules' own. The table is data about the two sides
+and knows neither of them: NumPy only.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from parity.trace import Key, Record
+
+Array = npt.NDArray[Any]
+
+# Order of execution in a text-to-video run; a report and the model map list components in this order.
+COMPONENTS: tuple[str, ...] = (
+    "tokenizer",
+    "gemma",
+    "embeddings_processor",
+    "video_encoder",
+    "audio_encoder",
+    "schedule",
+    "noise",
+    "state",
+    "transformer",
+    "denoised",
+    "guidance",
+    "post_process",
+    "sampler",
+    "upsampler",
+    "latent",
+    "video_decoder",
+    "frames",
+    "audio_decoder",
+    "vocoder",
+    "waveform",
+)
+
+# Axis moves from the reference's layout (torch: channels first) to the native one (MLX: channels last), by component and rank.
+_CHANNELS_LAST: dict[int, tuple[int, ...]] = {3: (0, 2, 1), 4: (0, 2, 3, 1), 5: (0, 2, 3, 4, 1)}
+AXIS_MOVES: dict[str, dict[int, tuple[int, ...]]] = {
+    "video_encoder": {5: _CHANNELS_LAST[5]},
+    "video_decoder": {5: _CHANNELS_LAST[5]},
+    "upsampler": {4: _CHANNELS_LAST[4], 5: _CHANNELS_LAST[5]},
+    "audio_encoder": {4: _CHANNELS_LAST[4]},
+    "audio_decoder": {4: _CHANNELS_LAST[4]},
+    "vocoder": {3: _CHANNELS_LAST[3], 4: _CHANNELS_LAST[4]},
+    "latent": {4: _CHANNELS_LAST[4], 5: _CHANNELS_LAST[5]},
+}
+
+
+@dataclass(frozen=True)
+class SkipRule:
+    """A kind of reference record that has no native twin, and why that hides nothing."""
+
+    name: str
+    site: str
+    type: str
+    reason: str
+
+    def covers(self, record: Record) -> bool:
+        return fnmatchcase(record.key.site, self.site) and fnmatchcase(record.type, self.type)
+
+
+SKIP_RULES: tuple[SkipRule, ...] = (
+    SkipRule("R1", "*", "Identity", "passes its input through; the parent's output is compared"),
+    SkipRule("R2", "*", "Dropout*", "inactive in inference; the parent's output is compared"),
+    SkipRule("R3", "*", "Sequential", "a container; its members and its parent are compared"),
+    SkipRule("R4", "*", "SiLU", "an activation without parameters, computed inside the parent"),
+    SkipRule("R5", "*", "GELUTanh", "an activation without parameters, computed inside the parent"),
+)
+
+# Sites whose tensors must agree bit for bit in every dtype: integers, tables and coordinates, not results of matrix products.
+EXACT: tuple[str, ...] = ("tokenizer", "schedule", "noise.*", "state.*")
+
+# Of a block's output only the hidden states are its own work; the other fields of TransformerArgs pass through.
+_BLOCK_OUTPUTS = {"BasicAVTransformerBlock": ("0.x", "1.x")}
+
+
+def component_of(site: str) -> str:
+    return site.split(".", 1)[0]
+
+
+def order_of(component: str) -> int:
+    return COMPONENTS.index(component) if component in COMPONENTS else len(COMPONENTS)
+
+
+def skip_rule(record: Record) -> SkipRule | None:
+    """The rule that takes a reference record out of the comparison, if one does."""
+    return next((rule for rule in SKIP_RULES if rule.covers(record)), None)
+
+
+def compared_outputs(record: Record, paths: list[str]) -> list[str]:
+    """Which output leaves of a record are compared."""
+    own = _BLOCK_OUTPUTS.get(record.type)
+    return [path for path in paths if own is None or path in own]
+
+
+def is_exact(site: str) -> bool:
+    return any(fnmatchcase(site, pattern) for pattern in EXACT)
+
+
+def to_native_layout(site: str, array: Array) -> Array:
+    """Move a reference tensor's axes to where the native side has them."""
+    moves = AXIS_MOVES.get(component_of(site), {}).get(array.ndim)
+    return array if moves is None else np.transpose(array, moves)
+
+
+def mask_key(key: Key) -> Key | None:
+    """The record whose input `attention_mask` tells which tokens of this site are valid (None: all are)."""
+    if component_of(key.site) != "gemma":
+        return None
+    return Key("gemma", key.stage, key.step, key.guidance_pass, key.call)
