@@ -156,7 +156,7 @@ class Trace:
                 handle = safe_open(self.folder / name, framework="np")
             except (OSError, SafetensorError) as error:
                 raise TraceError(f"{self.folder / name}: {error}") from error
-            index.update({str(key): handle for key in handle.keys()})  # type: ignore[no-untyped-call]  # noqa: SIM118
+            index.update({str(key): handle for key in handle.keys()})  # noqa: SIM118
         return index
 
     def tensor(self, leaf: Tree) -> Array:

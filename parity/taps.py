@@ -1,0 +1,72 @@
+"""Scoped taps on MLX modules: they see every call, change nothing, and are gone when the block ends.
+
+MLX looks `__call__` up on the type, so a tap swaps `module.__class__` for a one-method subclass; parameter keys stay.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import mlx.nn as nn
+
+OnCall = Callable[[str, nn.Module, Mapping[str, Any], Any], None]
+
+
+def sites_of(component: str, root: nn.Module) -> dict[str, nn.Module]:
+    """Every module below a component's root by site name; the root itself bears the component's name."""
+    found = {component: root}
+    for path, module in root.named_modules():
+        if path:
+            found[f"{component}.{path}"] = module
+    return found
+
+
+def call_name(module: nn.Module) -> str:
+    """The type's name as the field knows it, also while the module is tapped."""
+    kind = type(module)
+    return kind.__mro__[1].__name__ if getattr(kind, "_parity_tap", False) else kind.__name__
+
+
+def bind(call: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments by parameter name, defaults filled in; ``**kwargs`` of the callee are merged in."""
+    signature = inspect.signature(call)
+    bound = signature.bind(*args, **kwargs)
+    bound.apply_defaults()
+    named: dict[str, Any] = {}
+    for name, value in bound.arguments.items():
+        if signature.parameters[name].kind is inspect.Parameter.VAR_KEYWORD:
+            named.update(value)
+        else:
+            named[name] = value
+    return named
+
+
+@contextmanager
+def tapped(roots: Mapping[str, nn.Module], on_call: OnCall) -> Iterator[None]:
+    """Tap every module of every root; ``on_call(site, module, inputs by name, output)`` runs when a call returns.
+
+    Classes are restored in any case, also when the tapped code or the callback raises.
+    """
+    swapped: list[tuple[nn.Module, type]] = []
+    try:
+        for component, root in roots.items():
+            for site, module in sites_of(component, root).items():
+                original = type(module)
+                module.__class__ = _tap_class(original, site, on_call)
+                swapped.append((module, original))
+        yield
+    finally:
+        for module, original in reversed(swapped):
+            module.__class__ = original
+
+
+def _tap_class(original: type, site: str, on_call: OnCall) -> type:
+    def call(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        output = original.__call__(self, *args, **kwargs)  # type: ignore[operator]
+        on_call(site, self, bind(original.__call__, (self, *args), kwargs), output)  # type: ignore[operator]
+        return output
+
+    return type(original.__name__, (original,), {"__call__": call, "_parity_tap": True})
