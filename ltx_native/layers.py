@@ -1,0 +1,120 @@
+"""Layers that the audio-video transformer and the text connectors share, under the official module names."""
+
+import math
+
+import mlx.core as mx
+import mlx.nn as nn
+
+from ltx_native.rope import FreqsCis, apply_rotary_emb
+
+
+def rms_norm(x: mx.array, weight: mx.array | None = None, eps: float = 1e-6) -> mx.array:
+    return mx.fast.rms_norm(x, weight, eps)
+
+
+def gelu_tanh(x: mx.array) -> mx.array:
+    """GELU, tanh approximation, in float32 and rounded once, as PyTorch's kernel does in bfloat16."""
+    z = x.astype(mx.float32)
+    return (0.5 * z * (1 + mx.tanh(math.sqrt(2 / math.pi) * (z + 0.044715 * (z * z * z))))).astype(x.dtype)
+
+
+class Linear(nn.Linear):
+    """nn.Linear whose argument has the official name, so that recorded inputs replay by keyword."""
+
+    def __call__(self, input: mx.array) -> mx.array:
+        return super().__call__(input)
+
+
+class GELUApprox(nn.Module):
+    def __init__(self, dim_in: int, dim_out: int) -> None:
+        super().__init__()
+        self.proj = Linear(dim_in, dim_out)
+
+    def __call__(self, x: mx.array) -> mx.array:
+        return gelu_tanh(self.proj(x))
+
+
+class FeedForward(nn.Module):
+    def __init__(self, dim: int, dim_out: int, mult: int = 4) -> None:
+        super().__init__()
+        inner_dim = int(dim * mult)
+        # the middle entry is the official Identity: it keeps the keys at net.0 and net.2
+        self.net = [GELUApprox(dim, inner_dim), nn.Identity(), Linear(inner_dim, dim_out)]
+
+    def __call__(self, x: mx.array) -> mx.array:
+        return self.net[2](self.net[0](x))
+
+
+class Attention(nn.Module):
+    def __init__(
+        self,
+        query_dim: int,
+        context_dim: int | None,
+        heads: int,
+        dim_head: int,
+        norm_eps: float,
+        rope_type: str,
+        apply_gated_attention: bool,
+    ) -> None:
+        super().__init__()
+        inner_dim = dim_head * heads
+        context_dim = query_dim if context_dim is None else context_dim
+        self.heads = heads
+        self.dim_head = dim_head
+        self.rope_type = rope_type
+        self.q_norm = nn.RMSNorm(inner_dim, eps=norm_eps)
+        self.k_norm = nn.RMSNorm(inner_dim, eps=norm_eps)
+        self.to_q = Linear(query_dim, inner_dim)
+        self.to_k = Linear(context_dim, inner_dim)
+        self.to_v = Linear(context_dim, inner_dim)
+        self.to_gate_logits = Linear(query_dim, heads) if apply_gated_attention else None
+        self.to_out = [Linear(inner_dim, query_dim)]
+
+    def __call__(
+        self,
+        x: mx.array,
+        context: mx.array | None = None,
+        mask: mx.array | None = None,
+        pe: FreqsCis | None = None,
+        k_pe: FreqsCis | None = None,
+        perturbation_mask: mx.array | None = None,
+        all_perturbed: bool = False,
+    ) -> mx.array:
+        context = x if context is None else context
+        v = self.to_v(context)  # (B, S, H*D)
+
+        if all_perturbed:
+            # skip-layer guidance: attention becomes the identity on the values
+            out = self._split_heads(v)
+        else:
+            q = self.q_norm(self.to_q(x))
+            k = self.k_norm(self.to_k(context))
+            if pe is not None:
+                q = apply_rotary_emb(q, pe, self.rope_type)
+                k = apply_rotary_emb(k, pe if k_pe is None else k_pe, self.rope_type)
+            q, k, values = self._split_heads(q), self._split_heads(k), self._split_heads(v)
+            out = mx.fast.scaled_dot_product_attention(q, k, values, scale=self.dim_head**-0.5, mask=_per_head(mask))
+            if perturbation_mask is not None:
+                keep = perturbation_mask[:, None]  # (B, 1, 1, 1)
+                out = out * keep + values * (1 - keep)
+
+        if self.to_gate_logits is not None:
+            # twice the sigmoid: a zero logit leaves its head alone
+            gates = 2.0 * mx.sigmoid(self.to_gate_logits(x))  # (B, T, H)
+            out = out * gates.swapaxes(1, 2)[..., None]  # (B, H, T, D)
+
+        return self.to_out[0](out.swapaxes(1, 2).flatten(2))  # (B, T, query_dim)
+
+    def _split_heads(self, x: mx.array) -> mx.array:
+        if x.ndim == 4:  # split RoPE has already done it
+            return x
+        b, t, _ = x.shape
+        return x.reshape(b, t, self.heads, self.dim_head).swapaxes(1, 2)  # (B, H, T, D)
+
+
+def _per_head(mask: mx.array | None) -> mx.array | None:
+    if mask is not None and mask.ndim == 2:
+        return mask[None, None]
+    if mask is not None and mask.ndim == 3:
+        return mask[:, None]
+    return mask
