@@ -50,13 +50,12 @@ def generate_freq_grid_np(theta: float, n_pos_dims: int, inner_dim: int) -> mx.a
 def generate_freq_grid_float32(theta: float, n_pos_dims: int, inner_dim: int) -> mx.array:
     """The same grid when the checkpoint does not ask for float64: every step rounds to float32."""
     count = inner_dim // (2 * n_pos_dims)
-    step = np.float32(math.log(theta, theta)) / np.float32(max(count - 1, 1))
-    index = np.arange(count, dtype=np.float32)
-    # torch.linspace counts from both ends, which decides the last bit of the upper half
-    exponents = np.where(index < count // 2, step * index, np.float32(1) - step * (np.float32(count - 1) - index))
-    exponents = exponents if count > 1 else np.zeros(count)
-    grid = np.power(np.float32(theta), exponents.astype(np.float32))
-    return mx.array(grid * np.float32(math.pi) / np.float32(2))
+    index = np.arange(count)
+    # torch.linspace counts from both ends and fuses the multiply-add, which decides the last bit of the upper half
+    step = float(np.float32(1 / max(count - 1, 1)))
+    exponents = np.where(index < count // 2, step * index, 1 - step * (count - 1 - index)) if count > 1 else index * 0.0
+    powers = np.power(theta, exponents.astype(np.float32).astype(np.float64)).astype(np.float32)
+    return mx.array(powers * np.float32(math.pi) / np.float32(2))
 
 
 def generate_freqs(
