@@ -1,0 +1,1 @@
+"""The audio-video diffusion transformer of LTX-2.3."""
