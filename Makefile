@@ -1,0 +1,53 @@
+# Two commands set everything up: `make demo` (see it work) and `make test` (check everything).
+PYTHON ?= python3
+VENV := .venv
+NATIVE := $(VENV)/bin/python
+REFERENCE_VENV := .venv-reference
+# One thread per heavy process: two cores with oversubscribed threads run many times slower than one thread each.
+export OMP_NUM_THREADS ?= 1
+export OPENBLAS_NUM_THREADS ?= 1
+export LTX_REFERENCE_PYTHON ?= $(CURDIR)/$(REFERENCE_VENV)/bin/python
+
+.PHONY: demo test setup system native reference lint types tests parity bench clean
+.DEFAULT_GOAL := demo
+
+demo: setup
+	$(NATIVE) -m parity.demo
+
+test: setup lint types
+	$(NATIVE) -m pytest tests parity -q -n 2 --dist loadgroup
+
+setup: native reference
+
+# Debian: OpenBLAS (30 times the speed of the BLAS inside MLX's Linux build), a compiler for MLX's kernels, a browser for the
+# report's tests. macOS needs none of them but the browser.
+system:
+	@.ci/system.sh
+
+native: $(VENV)/.stamp
+$(VENV)/.stamp: pyproject.toml | system
+	test -x $(NATIVE) || $(PYTHON) -m venv $(VENV)
+	$(NATIVE) -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	touch $@
+
+reference: native
+	@$(PYTHON) -m reference_bridge.adapters.official.install --venv $(REFERENCE_VENV)
+
+lint:
+	$(NATIVE) -m ruff format --check ltx_native reference_bridge parity tests
+	$(NATIVE) -m ruff check ltx_native reference_bridge parity tests
+
+types:
+	$(NATIVE) -m mypy
+
+tests: native
+	$(NATIVE) -m pytest tests -q -n 2
+
+parity: setup
+	$(NATIVE) -m pytest parity -q
+
+bench: setup
+	$(NATIVE) -m parity.bench
+
+clean:
+	rm -rf $(VENV) $(REFERENCE_VENV) .cache build *.egg-info
