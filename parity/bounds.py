@@ -27,13 +27,16 @@ class SiteBound:
 
 @dataclass(frozen=True)
 class Bounds:
-    """Local rel_l2 limits of one dtype."""
+    """Local rel_l2 limits of one dtype: a number per site, or ``factor`` times what the reference differs from itself."""
 
     dtype: str
     default: float
     sites: tuple[SiteBound, ...]
+    factor: float = 2.0
 
-    def local(self, site: str, type_name: str) -> float:
+    def local(self, site: str, type_name: str, floor: float | None = None) -> float:
+        if floor is not None:
+            return self.factor * floor
         for bound in self.sites:
             if fnmatchcase(site, bound.pattern) and fnmatchcase(type_name, bound.type):
                 return bound.rel_l2

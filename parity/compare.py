@@ -26,7 +26,8 @@ class Row:
     """One compared tensor. ``local`` is None where the site cannot be replayed (a value the run produces once).
 
     ``incoming`` is the worst rel_l2 among the tensors handed to the site and ``incoming_name`` its argument;
-    ``inherited`` = ‖g(n) − g(r)‖ / ‖f(r)‖; ``gain`` = inherited / incoming. ``problem`` says why a pair could not be measured.
+    ``inherited`` = ‖g(n) − g(r)‖ / ‖f(r)‖; ``gain`` = inherited / incoming; ``floor`` is what the reference differs from itself
+    here in the dtype under test. ``problem`` says why a pair could not be measured.
     """
 
     index: int
@@ -40,6 +41,7 @@ class Row:
     inherited: float | None = None
     incoming: float | None = None
     incoming_name: str = ""
+    floor: float | None = None
     problem: str = ""
 
     @property
@@ -103,7 +105,7 @@ def compare_pair(record: Record, sides: Sides) -> list[Row]:
                 inherited,
                 incoming,
                 incoming_name,
-                problem,
+                problem=problem,
             )
         )
     return rows

@@ -29,7 +29,7 @@ class Finding:
 
 
 def row_bound(row: Row, bounds: Bounds) -> float:
-    return 0.0 if is_exact(row.key.site) else bounds.local(row.key.site, row.type)
+    return 0.0 if is_exact(row.key.site) else bounds.local(row.key.site, row.type, row.floor)
 
 
 def own_error(row: Row) -> float | None:

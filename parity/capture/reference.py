@@ -1,0 +1,167 @@
+"""Run the official code as its own process and take its trace; captures are kept by content."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ltx_native.verdict import reference_fingerprint
+from parity.cases import Case
+from parity.trace import Trace, TraceError, file_sha256
+
+ROOT = Path(__file__).resolve().parents[2]
+TIMEOUT_S = 1800
+
+
+class ReferenceError(Exception):
+    """The reference could not be run: not installed, failed, or left no whole trace."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Files both sides read."""
+
+    model: Path
+    gemma: Path
+    upsampler: Path | None = None
+
+    def digest(self) -> str:
+        files = [self.model, *sorted(path for path in self.gemma.iterdir() if path.is_file())]
+        files += [self.upsampler] if self.upsampler else []
+        return hashlib.sha256("".join(file_sha256(path) for path in files).encode()).hexdigest()
+
+
+def reference_python() -> Path:
+    """The reference environment's interpreter: `LTX_REFERENCE_PYTHON`, else the one `make reference` sets up.
+
+    Raises `ReferenceError` with the command to run when there is none.
+    """
+    named = os.environ.get("LTX_REFERENCE_PYTHON")
+    path = Path(named) if named else ROOT / ".venv-reference" / "bin" / "python"
+    if not path.is_file():
+        raise ReferenceError(f"the reference environment is not set up: {path} does not exist; run `make reference`")
+    return path
+
+
+def run_official(arguments: Sequence[str], quiet: bool = True) -> str:
+    """Call the official adapter's command line; its standard output. Raises `ReferenceError` with the tail of stderr."""
+    command = [str(reference_python()), "-m", "reference_bridge.adapters.official", *arguments]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+    try:
+        result = subprocess.run(
+            command,
+            env=environment,
+            cwd=ROOT,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=None if not quiet and sys.stderr.isatty() else subprocess.PIPE,
+            text=True,
+            timeout=TIMEOUT_S,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise ReferenceError(f"the reference did not run: {error}") from error
+    if result.returncode != 0:
+        tail = "\n".join((result.stderr or "").strip().splitlines()[-8:])
+        raise ReferenceError(f"the reference stopped with status {result.returncode}: {tail}")
+    return result.stdout
+
+
+def arguments_of(case: Case, checkpoint: Checkpoint) -> list[str]:
+    """The case as the adapter's arguments; values are joined with `=` so that a prompt may begin with a dash."""
+    arguments = [
+        "generate",
+        f"--mode={case.mode}",
+        f"--prompt={case.prompt}",
+        f"--negative-prompt={case.negative_prompt}",
+        f"--model={checkpoint.model}",
+        f"--gemma={checkpoint.gemma}",
+        f"--seed={case.seed}",
+        f"--height={case.height}",
+        f"--width={case.width}",
+        f"--frames={case.num_frames}",
+        f"--frame-rate={case.frame_rate}",
+        f"--steps={case.steps}",
+        "--dtype=float32",
+    ]
+    if checkpoint.upsampler is not None:
+        arguments.append(f"--upsampler={checkpoint.upsampler}")
+    for prefix, guidance in (("", case.video), ("audio-", case.audio)):
+        arguments += [
+            f"--{prefix}cfg-scale={guidance.cfg}",
+            f"--{prefix}stg-scale={guidance.stg}",
+            f"--{prefix}modality-scale={guidance.modality}",
+            f"--{prefix}rescale-scale={guidance.rescale}",
+            *(f"--{prefix}stg-blocks={block}" for block in guidance.stg_blocks),
+        ]
+    return arguments
+
+
+@dataclass(frozen=True)
+class ReferenceCache:
+    """Reference captures by content: same reference, checkpoint, request and sites, no second run."""
+
+    folder: Path
+
+    def key(self, case: Case, checkpoint: Checkpoint, sites: Sequence[str]) -> str:
+        content = [reference_fingerprint(), checkpoint.digest(), case.digest(), *sites]
+        return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:32]
+
+    def capture(self, case: Case, checkpoint: Checkpoint, sites: Sequence[str] = (), quiet: bool = True) -> tuple[Trace, Path]:
+        """The trace and the mp4 of the reference's run, from the cache or from a run now.
+
+        Raises `ReferenceError` when the reference cannot be run; a damaged entry is thrown away and made again.
+        """
+        reference_python()  # a cached capture of a reference that is gone is no evidence about it
+        entry = self.folder / self.key(case, checkpoint, sites)
+        if entry.is_dir():
+            try:
+                return Trace(entry / "trace"), entry / "video.mp4"
+            except TraceError:
+                shutil.rmtree(entry)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=self.folder, prefix=".making-") as temporary:
+            making = Path(temporary) / "entry"
+            making.mkdir()
+            arguments = [*arguments_of(case, checkpoint), f"--output={making / 'video.mp4'}", f"--trace={making / 'trace'}"]
+            arguments += [f"--sites={site}" for site in sites]
+            run_official([*arguments, "--quiet"], quiet)
+            try:
+                Trace(making / "trace")
+            except TraceError as error:
+                raise ReferenceError(f"the reference left no whole trace: {error}") from error
+            if not entry.exists():  # another process may have made the same capture meanwhile
+                making.rename(entry)
+        return Trace(entry / "trace"), entry / "video.mp4"
+
+
+def reference_replay(trace: Trace, checkpoint: Checkpoint, dtype: str, folder: Path) -> Trace:
+    """Every module record of a trace run again by the reference in another dtype."""
+    if not (folder / "manifest.json").is_file():
+        run_official(
+            [
+                "replay",
+                f"--trace={trace.folder}",
+                f"--output={folder}",
+                f"--model={checkpoint.model}",
+                f"--gemma={checkpoint.gemma}",
+                f"--dtype={dtype}",
+                "--quiet",
+            ]
+        )
+    return Trace(folder)
+
+
+def versions() -> dict[str, Any]:
+    """Versions in the reference environment."""
+    parsed: dict[str, Any] = json.loads(run_official(["versions"]))
+    return parsed

@@ -1,0 +1,56 @@
+"""Cases: what is asked of both sides. A case is data; nothing here runs anything."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+PROMPT = "A red fox runs through fresh snow while a bell rings in the distance"
+NEGATIVE = "blurry, low quality, still picture"
+
+
+@dataclass(frozen=True)
+class Guidance:
+    """Guidance of one modality, in the official pipeline's terms."""
+
+    cfg: float
+    stg: float
+    modality: float
+    rescale: float
+    stg_blocks: tuple[int, ...] = (1,)
+
+
+@dataclass(frozen=True)
+class Case:
+    """One request for both sides: sizes in pixels, rate in frames per second, noise from ``seed``."""
+
+    name: str
+    prompt: str = PROMPT
+    negative_prompt: str = NEGATIVE
+    width: int = 64
+    height: int = 64
+    num_frames: int = 9
+    frame_rate: float = 24.0
+    steps: int = 4
+    seed: int = 42
+    mode: str = "one-stage"
+    video: Guidance = Guidance(cfg=3.0, stg=1.0, modality=3.0, rescale=0.7)
+    audio: Guidance = Guidance(cfg=7.0, stg=1.0, modality=3.0, rescale=0.7)
+
+    def request(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def digest(self) -> str:
+        """Content hash of everything that decides the reference's output, the name left out."""
+        content = {key: value for key, value in self.request().items() if key != "name"}
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+    def with_seed(self, seed: int) -> Case:
+        return replace(self, seed=seed)
+
+
+T2V_SQUARE = Case("t2v-64x64x9")
+T2V_WIDE = Case("t2v-96x64x17-25fps", width=96, height=64, num_frames=17, frame_rate=25.0)
+T2V_CASES = (T2V_SQUARE, T2V_WIDE)
