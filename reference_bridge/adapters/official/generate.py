@@ -1,0 +1,232 @@
+"""Run one of the official pipelines, as its own `main` would, and write the mp4; record the run where asked."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from reference_bridge.adapters.official import draws, patches, provenance
+from reference_bridge.adapters.official.checks import BadInput, frame_count, gemma_config, model_config, multiple_of
+from reference_bridge.adapters.official.sites import OfficialSites
+from reference_bridge.probe import Recorder, TorchBackend, TraceWriter
+
+
+def run(args: argparse.Namespace) -> int:
+    """Generate as `args` (checked by `arguments.check_generate`) say; prints one JSON line with times and paths."""
+    started = time.perf_counter()
+    request = {name: _plain(value) for name, value in sorted(vars(args).items())}
+    if args.quiet:
+        os.environ["TQDM_DISABLE"] = "1"
+    import torch
+
+    _check_blocks(args)
+    torch.set_num_threads(args.threads)
+    gemma = gemma_config(args.gemma)
+    applied = patches.apply(args.dtype, args.gemma, gemma)
+    noise = draws.read_noise(args.noise) if args.noise is not None else None
+    with _recorder(args, request, applied) as recorder:
+        drawn = draws.Draws(recorder, noise)
+        draws.install(drawn)
+        sites = OfficialSites(recorder) if recorder is not None else None
+        if sites is not None:
+            sites.install()
+        imported = time.perf_counter()
+        with torch.inference_mode():
+            pipeline, call = build(args)
+            video, audio = pipeline(**call)
+            _check_draws(noise, drawn)
+            if sites is not None:
+                sites.waveform(audio)
+            _encode(args, video, audio)
+        generated = time.perf_counter()
+    summary = {
+        "output": str(args.output),
+        "trace": None if args.trace is None else str(args.trace),
+        "records": None if recorder is None else recorder.writer.records,
+        "import_s": round(imported - started, 3),
+        "generate_s": round(generated - imported, 3),
+        "probe_s": None if recorder is None else round(recorder.seconds, 3),
+        "total_s": round(time.perf_counter() - started, 3),
+    }
+    if not args.quiet:
+        print(json.dumps(summary))
+    return 0
+
+
+def build(args: argparse.Namespace) -> tuple[Any, dict[str, Any]]:
+    """The official pipeline of this mode and the arguments of its call."""
+    from ltx_core.model.video_vae import TilingConfig
+    from ltx_pipelines.utils.constants import DEFAULT_NEGATIVE_PROMPT, LTX_2_3_HQ_PARAMS, detect_params
+
+    mode = args.mode
+    params = LTX_2_3_HQ_PARAMS if mode == "two-stage-hq" else detect_params(str(args.model))
+    loras = tuple(_lora(path, strength) for path, strength in args.lora)
+    distilled_lora = [_lora(*args.distilled_lora)] if args.distilled_lora else []
+    clip = {"height": args.height, "width": args.width, "num_frames": args.frames, "frame_rate": args.frame_rate}
+    common = {"prompt": args.prompt, "seed": args.seed}
+    guided = {
+        "negative_prompt": DEFAULT_NEGATIVE_PROMPT if args.negative_prompt is None else args.negative_prompt,
+        "num_inference_steps": params.num_inference_steps if args.steps is None else args.steps,
+        "video_guider_params": _guider(args, "", params.video_guider_params),
+        "audio_guider_params": _guider(args, "audio_", params.audio_guider_params),
+    }
+    images = {"images": _images(args.image)}
+    tiling = {"tiling_config": TilingConfig.default() if args.tiling == "official" else None}
+    weights: dict[str, Any] = {"gemma_root": str(args.gemma), "loras": loras}
+    upsampled = {**weights, "spatial_upsampler_path": str(args.upsampler)}
+    full, distilled = {"checkpoint_path": str(args.model)}, {"distilled_checkpoint_path": str(args.model)}
+
+    if mode == "one-stage":
+        from ltx_pipelines.ti2vid_one_stage import TI2VidOneStagePipeline
+
+        return TI2VidOneStagePipeline(**full, **weights), {**common, **clip, **guided, **images}
+    if mode == "distilled":
+        from ltx_pipelines.distilled import DistilledPipeline
+
+        return DistilledPipeline(**distilled, **upsampled), {**common, **clip, **images, **tiling}
+    if mode == "ic-lora":
+        from ltx_pipelines.ic_lora import ICLoraPipeline
+
+        conditioning = [(str(path), strength) for path, strength in args.video]
+        call = {**common, **clip, **images, **tiling, "video_conditioning": conditioning}
+        return ICLoraPipeline(**distilled, **upsampled), call
+    if mode == "retake":
+        from ltx_pipelines.retake import RetakePipeline
+
+        region = {"video_path": str(_source_video(args)), "start_time": args.start, "end_time": args.end}
+        keep = {"regenerate_video": not args.keep_video, "regenerate_audio": not args.keep_audio}
+        return RetakePipeline(**full, **weights), {**common, **guided, **region, **keep, **tiling}
+    whole = {**full, **upsampled, "distilled_lora": distilled_lora}
+    call = {**common, **clip, **guided, **images, **tiling}
+    if mode == "two-stage":
+        from ltx_pipelines.ti2vid_two_stages import TI2VidTwoStagesPipeline
+
+        return TI2VidTwoStagesPipeline(**whole), call
+    if mode == "keyframe":
+        from ltx_pipelines.keyframe_interpolation import KeyframeInterpolationPipeline
+
+        return KeyframeInterpolationPipeline(**whole), call
+    if mode == "two-stage-hq":
+        from ltx_pipelines.ti2vid_two_stages_hq import TI2VidTwoStagesHQPipeline
+
+        # The official command's strengths; one given with the LoRA scales both.
+        strength = args.distilled_lora[1]
+        stages = {f"distilled_lora_strength_stage_{i}": s * strength for i, s in ((1, 0.25), (2, 0.5))}
+        return TI2VidTwoStagesHQPipeline(**whole, **stages), call
+    from ltx_pipelines.a2vid_two_stage import A2VidPipelineTwoStage
+
+    del call["audio_guider_params"]
+    sound = {"audio_path": str(args.audio), "audio_start_time": args.audio_start}
+    return A2VidPipelineTwoStage(**whole), {**call, **sound, "audio_max_duration": args.frames / args.frame_rate}
+
+
+def _guider(args: argparse.Namespace, prefix: str, default: Any) -> Any:
+    """Guidance of one modality: the official default, changed by the flags that were given."""
+    from dataclasses import fields, replace
+
+    given = {field.name: getattr(args, prefix + field.name) for field in fields(default)}
+    return replace(default, **{name: value for name, value in given.items() if value is not None})
+
+
+def _images(images: list[tuple[Path, int, float, int | None]]) -> list[Any]:
+    from ltx_pipelines.utils.args import ImageConditioningInput
+
+    return [
+        ImageConditioningInput(str(path), frame, strength, *([] if crf is None else [crf]))
+        for path, frame, strength, crf in images
+    ]
+
+
+def _lora(path: Path, strength: float) -> Any:
+    from ltx_core.loader import LTXV_LORA_COMFY_RENAMING_MAP, LoraPathStrengthAndSDOps
+
+    return LoraPathStrengthAndSDOps(str(path), strength, LTXV_LORA_COMFY_RENAMING_MAP)
+
+
+def _source_video(args: argparse.Namespace) -> Path:
+    """The video to retake, checked as the official command checks it, and its size and rate taken over."""
+    from ltx_pipelines.utils.media_io import get_videostream_metadata
+
+    path: Path = args.video[0][0]
+    try:
+        args.frame_rate, args.frames, args.width, args.height = get_videostream_metadata(str(path))
+    except (OSError, ValueError, StopIteration) as error:
+        raise BadInput("unreadable video", "--video", f"{path} ({error})", "a video file", "Check the file.") from None
+    frame_count(args.frames, f"--video {path}: frames")
+    multiple_of(args.width, 32, f"--video {path}: width")
+    multiple_of(args.height, 32, f"--video {path}: height")
+    return path
+
+
+def _check_blocks(args: argparse.Namespace) -> None:
+    layers = model_config(args.model, "--model").get("transformer", {}).get("num_layers", 48)
+    for name in ("stg_blocks", "audio_stg_blocks"):
+        for block in getattr(args, name) or ():
+            if block >= layers:
+                flag = "--" + name.replace("_", "-")
+                raise BadInput("no such block", flag, block, f"0 to {layers - 1}", "Name a block of this model.")
+
+
+def _check_draws(given: dict[str, Any] | None, drawn: draws.Draws) -> None:
+    if given is not None and len(given) > drawn.count:
+        what = f"{drawn.count} draws"
+        raise BadInput("the noise file holds more than the run draws", "--noise", len(given), what, "Check the mode.")
+
+
+def _encode(args: argparse.Namespace, video: Any, audio: Any) -> None:
+    """Encode with the official muxer under a temporary name, so that the final name is a whole file or none."""
+    from ltx_core.model.video_vae import TilingConfig, get_video_chunks_number
+    from ltx_pipelines.utils.media_io import encode_video
+
+    partial = args.output.with_name(f".{args.output.stem}.{os.getpid()}.partial.mp4")
+    tiled = args.tiling == "official" and args.mode != "one-stage"
+    chunks = get_video_chunks_number(args.frames, TilingConfig.default()) if tiled else 1
+    try:
+        encode_video(video=video, fps=args.frame_rate, audio=audio, output_path=str(partial), video_chunks_number=chunks)
+        os.replace(partial, args.output)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def _recorder(args: argparse.Namespace, request: dict[str, Any], applied: list[str]) -> Iterator[Recorder | None]:
+    """A recorder whose trace is finished when the block ends and removed when it fails."""
+    if args.trace is None:
+        yield None
+        return
+    writer = TraceWriter(args.trace, TorchBackend())
+    recorder = Recorder(writer, tuple(args.sites), args.outputs_only)
+    try:
+        yield recorder
+        others = [path for path in (args.upsampler, *(path for path, _ in args.lora)) if path is not None]
+        others += [args.distilled_lora[0]] if args.distilled_lora else []
+        writer.close(
+            {
+                "side": "reference",
+                "engine": "official",
+                "dtype": args.dtype,
+                "device": "cpu",
+                "versions": provenance.versions(),
+                "commit": None,
+                "code": provenance.code_sha256(),
+                "checkpoint": provenance.checkpoint_sha256(args.model, args.gemma, others),
+                "request": request,
+                "patches": applied,
+                "probe_seconds": round(recorder.seconds, 3),
+            }
+        )
+    except BaseException:
+        writer.abort()
+        raise
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return str(value) if isinstance(value, Path) else value
