@@ -139,9 +139,7 @@ class VideoConditionByReferenceLatent:
 
     def apply_to(self, latent_state: LatentState, target: Target) -> LatentState:
         assert isinstance(target, VideoTarget)
-        positions = video_positions(
-            VideoLatentShape.of(self.latent), target.frame_rate, space_factor=self.downscale_factor
-        )
+        positions = video_positions(VideoLatentShape.of(self.latent), target.frame_rate, space_factor=self.downscale_factor)
         return _append(latent_state, target, patchify_video(self.latent), positions, self.strength)
 
 
@@ -203,9 +201,7 @@ def _with_slice(x: mx.array, part: slice, value: mx.array | float) -> mx.array:
     return x
 
 
-def _append(
-    state: LatentState, target: VideoTarget, tokens: mx.array, positions: mx.array, strength: float
-) -> LatentState:
+def _append(state: LatentState, target: VideoTarget, tokens: mx.array, positions: mx.array, strength: float) -> LatentState:
     tokens = tokens.astype(state.latent.dtype)
     added = tokens.shape[1]
     mask = mx.full((tokens.shape[0], added, 1), 1.0 - strength, dtype=mx.float32)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import cast
 
 import mlx.core as mx
 
@@ -29,7 +30,7 @@ class Noise:
     def load(cls, path: str | Path) -> Noise:
         """Read keys ``video``, ``audio``, ``stage_2.video`` ... from a safetensors file."""
         try:
-            tensors = mx.load(str(path))
+            tensors = dict(cast(dict[str, mx.array], mx.load(str(path))))
         except Exception as error:
             raise RequestError(
                 "the noise file cannot be read", str(path), str(error), "a safetensors file", "write it again"

@@ -29,11 +29,10 @@ class TimestepEmbedding(nn.Module):
     def __init__(self, in_channels: int, time_embed_dim: int):
         super().__init__()
         self.linear_1 = Linear(in_channels, time_embed_dim)
-        self.act = nn.SiLU()
         self.linear_2 = Linear(time_embed_dim, time_embed_dim)
 
     def __call__(self, sample: mx.array, condition: None = None) -> mx.array:
-        return self.linear_2(self.act(self.linear_1(sample)))
+        return self.linear_2(nn.silu(self.linear_1(sample)))
 
 
 class PixArtAlphaCombinedTimestepSizeEmbeddings(nn.Module):
@@ -50,9 +49,8 @@ class AdaLayerNormSingle(nn.Module):
     def __init__(self, embedding_dim: int, embedding_coefficient: int):
         super().__init__()
         self.emb = PixArtAlphaCombinedTimestepSizeEmbeddings(embedding_dim)
-        self.silu = nn.SiLU()
         self.linear = Linear(embedding_dim, embedding_coefficient * embedding_dim)
 
     def __call__(self, timestep: mx.array, hidden_dtype: mx.Dtype) -> tuple[mx.array, mx.array]:
         embedded_timestep = self.emb(timestep, hidden_dtype=hidden_dtype)
-        return self.linear(self.silu(embedded_timestep)), embedded_timestep  # (N, rows * D), (N, D)
+        return self.linear(nn.silu(embedded_timestep)), embedded_timestep  # (N, rows * D), (N, D)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import mlx.core as mx
 import mlx.nn as nn
 
-from ltx_native.layers import Attention, FeedForward
+from ltx_native.layers import Attention, FeedForward, rms_norm
 from ltx_native.transformer.args import TransformerArgs
 from ltx_native.transformer.perturbations import BatchedPerturbationConfig, PerturbationType
 
@@ -23,8 +23,9 @@ class Stream:
     context_dim: int
 
 
-def ada_values(table: mx.array, timestep: mx.array, rows: mx.array | None, values: slice) -> Sequence[mx.array]:
+def ada_values(table: mx.array, timestep: mx.array | None, rows: mx.array | None, values: slice) -> Sequence[mx.array]:
     """Rows ``values`` of table + timestep, each (B, 1 or T, D)."""
+    assert timestep is not None, "this modulation needs a timestep embedding that was not prepared"
     batch, count, _ = timestep.shape
     timestep = timestep.reshape(batch, count, table.shape[0], -1)[:, :, values]
     ada = table[values].astype(timestep.dtype) + timestep  # (B, rows, n, D)
@@ -33,8 +34,8 @@ def ada_values(table: mx.array, timestep: mx.array, rows: mx.array | None, value
     return [ada[:, :, i] for i in range(ada.shape[2])]
 
 
-def modulate(x: mx.array, scale: mx.array, shift: mx.array, eps: float) -> mx.array:
-    return mx.fast.rms_norm(x, None, eps) * (1 + scale) + shift
+def modulate(x: mx.array, scale: mx.array, shift: mx.array) -> mx.array:
+    return x * (1 + scale) + shift
 
 
 def kept(update: mx.array, mask: mx.array | None) -> mx.array:
@@ -95,103 +96,108 @@ class BasicAVTransformerBlock(nn.Module):
         audio: TransformerArgs | None,
         perturbations: BatchedPerturbationConfig | None = None,
     ) -> tuple[TransformerArgs | None, TransformerArgs | None]:
-        batch = (video or audio).x.shape[0]  # type: ignore[union-attr]
-        perturbations = perturbations or BatchedPerturbationConfig.empty(batch)
-        vx, ax = video.x if video else None, audio.x if audio else None
-        run_video = video is not None and video.enabled and vx.size > 0
-        run_audio = audio is not None and audio.enabled and ax.size > 0
+        run_video = video is not None and video.enabled and video.x.size > 0
+        run_audio = audio is not None and audio.enabled and audio.x.size > 0
 
         # Each stream to itself, then to its text.
         if video and run_video:
             skip = PerturbationType.SKIP_VIDEO_SELF_ATTN
-            vx = vx + self._self_attention(self.attn1, self.scale_shift_table, vx, video, perturbations, skip)
-            vx = vx + self._text(self.attn2, self.scale_shift_table, self.get("prompt_scale_shift_table"), vx, video)
+            video = self._self_attention(video, self.attn1, self.scale_shift_table, skip, perturbations)
+            video = self._text(video, self.attn2, self.scale_shift_table, self.get("prompt_scale_shift_table"))
         if audio and run_audio:
             table, prompt_table = self.audio_scale_shift_table, self.get("audio_prompt_scale_shift_table")
             skip = PerturbationType.SKIP_AUDIO_SELF_ATTN
-            ax = ax + self._self_attention(self.audio_attn1, table, ax, audio, perturbations, skip)
-            ax = ax + self._text(self.audio_attn2, table, prompt_table, ax, audio)
+            audio = self._self_attention(audio, self.audio_attn1, table, skip, perturbations)
+            audio = self._text(audio, self.audio_attn2, table, prompt_table)
 
         # Each stream to the other, both as they were before either moved.
-        if video and audio and vx.size > 0 and ax.size > 0:
-            vx, ax = self._cross_modal(vx, ax, video, audio, run_video, run_audio, perturbations)
+        if video and audio and video.x.size > 0 and audio.x.size > 0:
+            video, audio = self._exchange(video, audio, run_video, run_audio, perturbations)
 
         if video and run_video:
-            vx = vx + self._feed_forward(self.ff, self.scale_shift_table, vx, video)
+            video = self._feed_forward(video, self.ff, self.scale_shift_table)
         if audio and run_audio:
-            ax = ax + self._feed_forward(self.audio_ff, self.audio_scale_shift_table, ax, audio)
+            audio = self._feed_forward(audio, self.audio_ff, self.audio_scale_shift_table)
+        return video, audio
 
-        return replace(video, x=vx) if video else None, replace(audio, x=ax) if audio else None
+    def _norm(self, x: mx.array) -> mx.array:
+        return rms_norm(x, eps=self.norm_eps)
 
     def _self_attention(
         self,
+        args: TransformerArgs,
         attn: Attention,
         table: mx.array,
-        x: mx.array,
-        args: TransformerArgs,
-        perturbations: BatchedPerturbationConfig,
         skip: PerturbationType,
-    ) -> mx.array:
+        perturbations: BatchedPerturbationConfig | None,
+    ) -> TransformerArgs:
+        x = args.x
         shift, scale, gate = ada_values(table, args.timesteps, args.timestep_rows, slice(0, 3))
-        everywhere = perturbations.all_in_batch(skip, self.idx)
+        everywhere = perturbations is not None and perturbations.all_in_batch(skip, self.idx)
+        partly = perturbations is not None and not everywhere
         out = attn(
-            modulate(x, scale, shift, self.norm_eps),
+            modulate(self._norm(x), scale, shift),
             pe=args.positional_embeddings,
             mask=args.self_attention_mask,
-            perturbation_mask=None if everywhere else perturbations.mask_like(skip, self.idx, x),
+            perturbation_mask=perturbations.mask_like(skip, self.idx, x) if perturbations and partly else None,
             all_perturbed=everywhere,
         )
-        return out * gate
+        return replace(args, x=x + out * gate)
 
-    def _text(
-        self, attn: Attention, table: mx.array, prompt_table: mx.array | None, x: mx.array, args: TransformerArgs
-    ) -> mx.array:
+    def _text(self, args: TransformerArgs, attn: Attention, table: mx.array, prompt_table: mx.array | None) -> TransformerArgs:
+        x = args.x
         if prompt_table is None:
-            return attn(mx.fast.rms_norm(x, None, self.norm_eps), context=args.context, mask=args.context_mask)
+            return replace(args, x=x + attn(self._norm(x), context=args.context, mask=args.context_mask))
         shift_q, scale_q, gate = ada_values(table, args.timesteps, args.timestep_rows, slice(6, 9))
         shift_kv, scale_kv = ada_values(prompt_table, args.prompt_timestep, None, slice(0, 2))
-        context = args.context * (1 + scale_kv) + shift_kv
-        return attn(modulate(x, scale_q, shift_q, self.norm_eps), context=context, mask=args.context_mask) * gate
+        out = attn(
+            modulate(self._norm(x), scale_q, shift_q),
+            context=modulate(args.context, scale_kv, shift_kv),
+            mask=args.context_mask,
+        )
+        return replace(args, x=x + out * gate)
 
-    def _cross_modal(
+    def _exchange(
         self,
-        vx: mx.array,
-        ax: mx.array,
         video: TransformerArgs,
         audio: TransformerArgs,
         run_video: bool,
         run_audio: bool,
-        perturbations: BatchedPerturbationConfig,
-    ) -> tuple[mx.array, mx.array]:
-        # Scale before shift here, unlike in the main tables.
+        perturbations: BatchedPerturbationConfig | None,
+    ) -> tuple[TransformerArgs, TransformerArgs]:
+        # Scale before shift here, unlike in the main tables; rows 0-1 for audio to video, 2-3 for video to audio.
         v_table, a_table = self.scale_shift_table_a2v_ca_video, self.scale_shift_table_a2v_ca_audio
         v = ada_values(v_table[:4], video.cross_scale_shift_timestep, video.timestep_rows, slice(0, 4))
         a = ada_values(a_table[:4], audio.cross_scale_shift_timestep, audio.timestep_rows, slice(0, 4))
-        v_norm, a_norm = mx.fast.rms_norm(vx, None, self.norm_eps), mx.fast.rms_norm(ax, None, self.norm_eps)
+        vx, ax = video.x, audio.x
+        v_norm, a_norm = self._norm(vx), self._norm(ax)
 
         skip = PerturbationType.SKIP_A2V_CROSS_ATTN
-        if run_video and not perturbations.all_in_batch(skip, self.idx):
+        if run_video and not (perturbations and perturbations.all_in_batch(skip, self.idx)):
             (gate,) = ada_values(v_table[4:], video.cross_gate_timestep, None, slice(0, 1))
             out = self.audio_to_video_attn(
-                v_norm * (1 + v[0]) + v[1],
-                context=a_norm * (1 + a[0]) + a[1],
+                modulate(v_norm, v[0], v[1]),
+                context=modulate(a_norm, a[0], a[1]),
                 pe=video.cross_positional_embeddings,
                 k_pe=audio.cross_positional_embeddings,
             )
-            vx = vx + kept(out * gate, perturbations.mask_like(skip, self.idx, vx))
+            mask = perturbations.mask_like(skip, self.idx, vx) if perturbations else None
+            video = replace(video, x=vx + kept(out * gate, mask))
 
         skip = PerturbationType.SKIP_V2A_CROSS_ATTN
-        if run_audio and not perturbations.all_in_batch(skip, self.idx):
+        if run_audio and not (perturbations and perturbations.all_in_batch(skip, self.idx)):
             (gate,) = ada_values(a_table[4:], audio.cross_gate_timestep, None, slice(0, 1))
             out = self.video_to_audio_attn(
-                a_norm * (1 + a[2]) + a[3],
-                context=v_norm * (1 + v[2]) + v[3],
+                modulate(a_norm, a[2], a[3]),
+                context=modulate(v_norm, v[2], v[3]),
                 pe=audio.cross_positional_embeddings,
                 k_pe=video.cross_positional_embeddings,
             )
-            ax = ax + kept(out * gate, perturbations.mask_like(skip, self.idx, ax))
-        return vx, ax
+            mask = perturbations.mask_like(skip, self.idx, ax) if perturbations else None
+            audio = replace(audio, x=ax + kept(out * gate, mask))
+        return video, audio
 
-    def _feed_forward(self, ff: FeedForward, table: mx.array, x: mx.array, args: TransformerArgs) -> mx.array:
+    def _feed_forward(self, args: TransformerArgs, ff: FeedForward, table: mx.array) -> TransformerArgs:
+        x = args.x
         shift, scale, gate = ada_values(table, args.timesteps, args.timestep_rows, slice(3, 6))
-        return ff(modulate(x, scale, shift, self.norm_eps)) * gate
+        return replace(args, x=x + ff(modulate(self._norm(x), scale, shift)) * gate)

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import mlx.core as mx
 import numpy as np
 import pytest
+from safetensors import safe_open
+
 from ltx_native.config import TransformerConfig
 from ltx_native.transformer.modality import Modality
 from ltx_native.transformer.model import LTXModel
@@ -22,7 +23,6 @@ from ltx_native.transformer.perturbations import (
     PerturbationConfig,
     PerturbationType,
 )
-from safetensors import safe_open
 
 FILE = "transformer_git_1.2.0.safetensors"
 CASES = (
@@ -81,11 +81,11 @@ class Golden:
 
 
 @pytest.fixture(scope="module")
-def golden() -> Iterator[Golden]:
+def golden() -> Golden:
     path = golden_path()
     if not path.is_file():
         pytest.fail(f"no golden at {path}: put shared/goldens beside the checkout or set LTX_PARITY_GOLDENS to its folder")
-    yield Golden(path)
+    return Golden(path)
 
 
 def rel_l2(native: mx.array, expected: np.ndarray) -> float:
