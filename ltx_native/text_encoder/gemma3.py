@@ -48,21 +48,15 @@ class RotaryEmbedding(nn.Module):
         return mx.cos(emb).astype(x.dtype), mx.sin(emb).astype(x.dtype)  # (1, T, D)
 
 
-class GELUTanh(nn.Module):
-    def __call__(self, input: mx.array) -> mx.array:
-        return gelu_tanh(input)
-
-
 class MLP(nn.Module):
     def __init__(self, config: GemmaConfig) -> None:
         super().__init__()
         self.gate_proj = Linear(config.hidden_size, config.intermediate_size, bias=False)
         self.up_proj = Linear(config.hidden_size, config.intermediate_size, bias=False)
         self.down_proj = Linear(config.intermediate_size, config.hidden_size, bias=False)
-        self.act_fn = GELUTanh()
 
     def __call__(self, x: mx.array) -> mx.array:
-        return self.down_proj(self.act_fn(self.gate_proj(x)) * self.up_proj(x))
+        return self.down_proj(gelu_tanh(self.gate_proj(x)) * self.up_proj(x))
 
 
 class Attention(nn.Module):

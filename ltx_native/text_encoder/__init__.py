@@ -1,0 +1,1 @@
+"""Prompt to text conditioning: tokenizer, Gemma 3, feature extractor and the two embeddings connectors."""
