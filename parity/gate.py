@@ -6,8 +6,6 @@ the policy makes the verdict inconclusive or worse.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from ltx_native.verdict import SCHEMA, digest
 from parity.results import CaseResult, worst, write_json
 
 POLICY = Path(__file__).with_name("policy.toml")
@@ -96,7 +95,7 @@ def write_verdict(
 ) -> dict[str, Any]:
     """Write `verdict.json`, sealed by a digest over everything in it, and return what was written."""
     verdict: dict[str, Any] = {
-        "schema": 1,
+        "schema": SCHEMA,
         "verdict": judgement.verdict,
         "reasons": list(judgement.reasons),
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -104,7 +103,6 @@ def write_verdict(
         "fingerprints": dict(fingerprints),
         "evidence": dict(evidence),
     }
-    canonical = json.dumps(verdict, sort_keys=True, separators=(",", ":"))
-    verdict["digest"] = hashlib.sha256(canonical.encode()).hexdigest()
+    verdict["digest"] = digest(verdict)
     write_json(path, verdict, indent=1)
     return verdict
