@@ -17,8 +17,10 @@ def _terminated(signum: int, frame: FrameType | None) -> NoReturn:
     raise SystemExit(128 + signum)
 
 
-def _prepare_environment(threads: int) -> None:
-    """Set what PyTorch and transformers read once, at import."""
+def _prepare_environment(threads: int, progress: bool) -> None:
+    """Set what PyTorch, transformers and tqdm read once, at import."""
+    if not progress:
+        os.environ["TQDM_DISABLE"] = "1"
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         os.environ[name] = str(threads)
     os.environ.update(CUDA_VISIBLE_DEVICES="", HF_HUB_OFFLINE="1", TRANSFORMERS_OFFLINE="1")
@@ -28,7 +30,7 @@ def _prepare_environment(threads: int) -> None:
 
 def _run(argv: list[str]) -> int:
     args = arguments.parser().parse_args(argv)
-    _prepare_environment(getattr(args, "threads", 1))
+    _prepare_environment(getattr(args, "threads", 1), args.verb == "generate" and not args.quiet)
     if args.verb == "generate":
         arguments.check_generate(args)
         from reference_bridge.adapters.official import generate

@@ -21,8 +21,6 @@ def run(args: argparse.Namespace) -> int:
     """Generate as `args` (checked by `arguments.check_generate`) say; prints one JSON line with times and paths."""
     started = time.perf_counter()
     request = {name: _plain(value) for name, value in sorted(vars(args).items())}
-    if args.quiet:
-        os.environ["TQDM_DISABLE"] = "1"
     import torch
 
     _check_blocks(args)
@@ -73,8 +71,8 @@ def build(args: argparse.Namespace) -> tuple[Any, dict[str, Any]]:
     guided = {
         "negative_prompt": DEFAULT_NEGATIVE_PROMPT if args.negative_prompt is None else args.negative_prompt,
         "num_inference_steps": params.num_inference_steps if args.steps is None else args.steps,
-        "video_guider_params": _guider(args, "", params.video_guider_params),
-        "audio_guider_params": _guider(args, "audio_", params.audio_guider_params),
+        "video_guider_params": guider_params(args, "", params.video_guider_params),
+        "audio_guider_params": guider_params(args, "audio_", params.audio_guider_params),
     }
     images = {"images": _images(args.image)}
     tiling = {"tiling_config": TilingConfig.default() if args.tiling == "official" else None}
@@ -126,7 +124,7 @@ def build(args: argparse.Namespace) -> tuple[Any, dict[str, Any]]:
     return A2VidPipelineTwoStage(**whole), {**call, **sound, "audio_max_duration": args.frames / args.frame_rate}
 
 
-def _guider(args: argparse.Namespace, prefix: str, default: Any) -> Any:
+def guider_params(args: argparse.Namespace, prefix: str, default: Any) -> Any:
     """Guidance of one modality: the official default, changed by the flags that were given."""
     from dataclasses import fields, replace
 

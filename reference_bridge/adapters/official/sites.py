@@ -21,8 +21,8 @@ BUILDERS = {
     "gemma_embeddings_processor": "embeddings_processor",
     "spatial_upsampler": "upsampler",
 }
-# Modules that are entered by another method than `forward`.
-ENTRIES = {"EmbeddingsProcessor": "process_hidden_states", "MelSTFT": "mel_spectrogram"}
+# Modules that are entered by another method than `forward`, or, when decoding in tiles, by `forward` past the hooks.
+ENTRIES = {"EmbeddingsProcessor": "process_hidden_states", "MelSTFT": "mel_spectrogram", "VideoDecoder": "forward"}
 
 
 class OfficialSites:
@@ -164,7 +164,9 @@ class OfficialSites:
 
         def executed(*args: Any, **kwargs: Any) -> Any:
             sigmas = execute(*args, **kwargs)
-            inputs = {n: v for n, v in bound(signature, args, kwargs).items() if n not in ("self", "latent")}
+            inputs = {n: v for n, v in bound(signature, args, kwargs).items() if n != "self"}
+            # Only the shape of a latent matters here, and the official code leaves its memory uninitialised.
+            inputs["latent"] = None if inputs["latent"] is None else list(inputs["latent"].shape)
             self.recorder.value("schedule", "function", "LTX2Scheduler", inputs, sigmas)
             return sigmas
 

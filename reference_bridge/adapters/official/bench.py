@@ -1,0 +1,128 @@
+"""Time the denoising step: every guidance pass of one step, guidance, mask blend and Euler update, in float32."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+from reference_bridge.adapters.official import arguments, patches, provenance
+from reference_bridge.adapters.official.checks import at_least, model_config
+
+TEXT_TOKENS = 1024
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print one JSON line with seconds per step; with `--on-request`, one line for each line read from stdin."""
+    arguments.check_weights(args)
+    arguments.check_size(args, 32)
+    at_least(args.repeat, 1, "--repeat")
+    at_least(args.warmup, 0, "--warmup")
+    import torch
+
+    torch.set_num_threads(args.threads)
+    applied = patches.apply("float32", None, None)
+    with torch.inference_mode():
+        step, about = prepare(args)
+        for _ in range(args.warmup):
+            step()
+        if args.on_request:
+            print(json.dumps({**about, "ready": True}), flush=True)
+            for _ in sys.stdin:
+                print(json.dumps({"seconds": timed(step)}), flush=True)
+            return 0
+        seconds = [timed(step) for _ in range(args.repeat)]
+    summary = {
+        **about,
+        "repeats": args.repeat,
+        "min_s": min(seconds),
+        "median_s": statistics.median(seconds),
+        "max_s": max(seconds),
+        "versions": provenance.versions(),
+        "patches": applied,
+    }
+    print(json.dumps(summary))
+    return 0
+
+
+def timed(step: Callable[[], Any]) -> float:
+    start = time.perf_counter()
+    step()
+    return time.perf_counter() - start
+
+
+def prepare(args: argparse.Namespace) -> tuple[Callable[[], Any], dict[str, Any]]:
+    """One step of the official Euler loop at the schedule's start, on random contexts and noise from the seed."""
+    import torch
+    from ltx_core.components.diffusion_steps import EulerDiffusionStep
+    from ltx_core.components.guiders import MultiModalGuider
+    from ltx_core.components.noisers import GaussianNoiser
+    from ltx_core.components.schedulers import LTX2Scheduler
+    from ltx_core.types import VideoPixelShape
+    from ltx_pipelines.utils import helpers
+    from ltx_pipelines.utils.constants import detect_params
+    from ltx_pipelines.utils.samplers import euler_denoising_loop
+    from ltx_pipelines.utils.types import PipelineComponents
+
+    from reference_bridge.adapters.official.generate import guider_params
+
+    cpu, dtype = torch.device("cpu"), torch.float32
+    generator = torch.Generator().manual_seed(args.seed)
+    config = model_config(args.model, "--model")["transformer"]
+    widths = {
+        "video": config["num_attention_heads"] * config["attention_head_dim"],
+        "audio": config["audio_num_attention_heads"] * config["audio_attention_head_dim"],
+    }
+    contexts = {
+        (name, side): torch.randn(1, TEXT_TOKENS, width, generator=generator)
+        for name, width in widths.items()
+        for side in ("positive", "negative")
+    }
+    params = detect_params(str(args.model))
+    guiders = {
+        "video": MultiModalGuider(guider_params(args, "", params.video_guider_params), contexts["video", "negative"]),
+        "audio": MultiModalGuider(guider_params(args, "audio_", params.audio_guider_params), contexts["audio", "negative"]),
+    }
+    transformer = _transformer(args)
+    passes = 0
+
+    def count(*_: Any) -> None:
+        nonlocal passes
+        passes += 1
+
+    handle = transformer.register_forward_pre_hook(count)
+    denoise = helpers.multi_modal_guider_denoising_func(
+        guiders["video"], guiders["audio"], contexts["video", "positive"], contexts["audio", "positive"], transformer
+    )
+    shape = VideoPixelShape(1, args.frames, args.height, args.width, args.frame_rate)
+    noiser, components = GaussianNoiser(generator), PipelineComponents(dtype, cpu)
+    video, _ = helpers.noise_video_state(shape, noiser, [], components, dtype, cpu)
+    audio, _ = helpers.noise_audio_state(shape, noiser, [], components, dtype, cpu)
+    sigmas = LTX2Scheduler().execute(steps=30)[:2]
+
+    def step() -> Any:
+        return euler_denoising_loop(sigmas, video, audio, EulerDiffusionStep(), denoise)
+
+    step()
+    handle.remove()
+    about = {
+        "engine": "official",
+        "passes": passes,
+        "video_tokens": video.latent.shape[1],
+        "audio_tokens": audio.latent.shape[1],
+        "text_tokens": TEXT_TOKENS,
+        "dtype": "float32",
+        "threads": args.threads,
+    }
+    return step, about
+
+
+def _transformer(args: argparse.Namespace) -> Any:
+    import torch
+    from ltx_pipelines.utils.model_ledger import ModelLedger
+
+    return ModelLedger(torch.float32, torch.device("cpu"), checkpoint_path=str(args.model)).transformer()
