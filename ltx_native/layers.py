@@ -79,6 +79,7 @@ class Attention(nn.Module):
         k_pe: FreqsCis | None = None,
         perturbation_mask: mx.array | None = None,
         all_perturbed: bool = False,
+        context_rows: mx.array | None = None,
     ) -> mx.array:
         context = x if context is None else context
         v = self.to_v(context)  # (B, S, H*D)
@@ -93,6 +94,9 @@ class Attention(nn.Module):
                 q = apply_rotary_emb(q, pe, self.rope_type)
                 k = apply_rotary_emb(k, pe if k_pe is None else k_pe, self.rope_type)
             q, k, values = self._split_heads(q), self._split_heads(k), self._split_heads(v)
+            if context_rows is not None:
+                # samples that share a context share its keys and values
+                k, values = mx.take(k, context_rows, axis=0), mx.take(values, context_rows, axis=0)
             out = mx.fast.scaled_dot_product_attention(q, k, values, scale=self.dim_head**-0.5, mask=_per_head(mask))
             if perturbation_mask is not None:
                 keep = perturbation_mask[:, None]  # (B, 1, 1, 1)

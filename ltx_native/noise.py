@@ -8,58 +8,93 @@ from pathlib import Path
 from typing import cast
 
 import mlx.core as mx
+import numpy as np
+from numpy.typing import NDArray
 
 from ltx_native.errors import RequestError
-
-#: Added to the seed for each named draw, so that both engines start from the same noise.
-SEED_OFFSETS = {"video": 0, "audio": 1, "stage_2.video": 2, "stage_2.audio": 2}
 
 
 @dataclass(frozen=True)
 class Noise:
-    """Standard normal tokens (1, T, C) from outside, by the name of the draw; ``more`` holds later stages' draws."""
+    """Standard normal tokens (1, T, C) from outside. Every mode draws video, then audio; ``later`` has draws 2, 3, …"""
 
     video: mx.array | None = None
     audio: mx.array | None = None
-    more: Mapping[str, mx.array] = field(default_factory=dict)
+    later: Mapping[int, mx.array] = field(default_factory=dict)
 
-    def get(self, name: str) -> mx.array | None:
-        return {"video": self.video, "audio": self.audio}.get(name, self.more.get(name))
+    def draw(self, index: int) -> mx.array | None:
+        return {0: self.video, 1: self.audio}.get(index, self.later.get(index))
 
     @classmethod
     def load(cls, path: str | Path) -> Noise:
-        """Read keys ``video``, ``audio``, ``stage_2.video`` ... from a safetensors file."""
+        """Read a safetensors file with keys ``video``, ``audio`` or ``draw.00000``, ``draw.00001``, …"""
         try:
-            tensors = dict(cast(dict[str, mx.array], mx.load(str(path))))
-        except Exception as error:
+            tensors = cast(dict[str, mx.array], mx.load(str(path)))
+            named = {{"video": 0, "audio": 1}.get(k, int(k.removeprefix("draw.") if k[:5] == "draw." else -1)): v
+                     for k, v in tensors.items()}  # fmt: skip
+        except (OSError, RuntimeError, ValueError) as error:
             raise RequestError(
-                "the noise file cannot be read", str(path), str(error), "a safetensors file", "write it again"
+                "the noise file cannot be read", str(path), str(error), "a safetensors file", "Write it again"
             ) from error
-        return cls(tensors.pop("video", None), tensors.pop("audio", None), tensors)
+        if -1 in named:
+            found = ", ".join(tensors)
+            raise RequestError(
+                "the noise file has unknown keys", str(path), found, "video, audio or draw.NNNNN", "Rename them"
+            )
+        return cls(named.pop(0, None), named.pop(1, None), named)
 
 
-@dataclass(frozen=True)
-class NoiseSource:
-    """Draws by name; what was given from outside comes first."""
+@dataclass
+class Draws:
+    """The draws of one run in their order; what was given from outside replaces what would be drawn."""
 
     seed: int
     given: Noise | None = None
+    count: int = 0
 
-    def draw(self, name: str, shape: tuple[int, ...], dtype: mx.Dtype) -> mx.array:
-        """(1, T, C) standard normal. Drawn values are rounded to bfloat16 whatever ``dtype`` is, as the CLI has them."""
-        given = self.given.get(name) if self.given else None
-        if given is None:
-            key = mx.random.split(mx.random.key(self.seed + SEED_OFFSETS[name]))[1]
-            return mx.random.normal(shape, key=key).astype(mx.bfloat16).astype(dtype)
-        if tuple(given.shape) != tuple(shape):
+    def initial(self, shape: tuple[int, ...], dtype: mx.Dtype, seed_offset: int) -> mx.array:
+        """(1, T, C) standard normal. Drawn values are rounded to bfloat16 in every dtype, because the CLI has them so."""
+        given = self._next(shape)
+        if given is not None:
+            return given.astype(dtype)
+        key = mx.random.split(mx.random.key(self.seed + seed_offset))[1]
+        return mx.random.normal(shape, key=key).astype(mx.bfloat16).astype(dtype)
+
+    def sde(self, seed: int, shapes: tuple[tuple[int, ...], ...]) -> list[NDArray[np.float64]]:
+        """Noise that res_2s injects, one array per shape from one seed, each with mean 0 and deviation 1 per channel."""
+        state, drawn = mx.random.key(seed), []
+        for shape in shapes:
+            state, key = mx.random.split(state)
+            given = self._next(shape)
+            if given is None:
+                drawn.append(_normalized(np.array(mx.random.normal(shape, key=key), dtype=np.float64)))
+            else:
+                drawn.append(np.array(given.astype(mx.float32), dtype=np.float64))
+        return drawn
+
+    def _next(self, shape: tuple[int, ...]) -> mx.array | None:
+        index, self.count = self.count, self.count + 1
+        given = self.given.draw(index) if self.given else None
+        if given is not None and tuple(given.shape) != tuple(shape):
             raise RequestError(
                 "the given noise does not fit the request",
-                f"noise {name!r}",
+                f"noise draw {index}",
                 tuple(given.shape),
                 tuple(shape),
-                "make the noise for the same size, frame count and frame rate",
+                "Make the noise for the same mode, size, frame count and frame rate",
             )
-        return given.astype(dtype)
+        if given is None and self.given is not None:
+            raise RequestError(
+                "the given noise has too few draws", f"noise draw {index}", "nothing", tuple(shape), "Add the draw"
+            )
+        return given
+
+
+def _normalized(noise: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Zero mean and unit deviation over everything, then over the last two axes, as the official sampler does."""
+    noise = (noise - noise.mean()) / noise.std(ddof=1)
+    axes = (-2, -1)
+    return (noise - noise.mean(axis=axes, keepdims=True)) / noise.std(axis=axes, ddof=1, keepdims=True)
 
 
 def add_noise(noise: mx.array, latent: mx.array, denoise_mask: mx.array, noise_scale: float = 1.0) -> mx.array:

@@ -25,6 +25,7 @@ class TransformerArgs:
     prompt_timestep: mx.array | None = None  # (B, 1, 2 * D)
     self_attention_mask: mx.array | None = None  # additive, (B, 1, T, T)
     timestep_rows: mx.array | None = None  # (T,) when rows is K
+    context_rows: mx.array | None = None  # (B,): which row of ``context`` each sample reads, where samples share them
 
 
 def context_bias(mask: mx.array | None, dtype: mx.Dtype) -> mx.array | None:

@@ -147,13 +147,15 @@ class BasicAVTransformerBlock(nn.Module):
     def _text(self, args: TransformerArgs, attn: Attention, table: mx.array, prompt_table: mx.array | None) -> TransformerArgs:
         x = args.x
         if prompt_table is None:
-            return replace(args, x=x + attn(self._norm(x), context=args.context, mask=args.context_mask))
+            text = attn(self._norm(x), context=args.context, mask=args.context_mask, context_rows=args.context_rows)
+            return replace(args, x=x + text)
         shift_q, scale_q, gate = ada_values(table, args.timesteps, args.timestep_rows, slice(6, 9))
         shift_kv, scale_kv = ada_values(prompt_table, args.prompt_timestep, None, slice(0, 2))
         out = attn(
             modulate(self._norm(x), scale_q, shift_q),
             context=modulate(args.context, scale_kv, shift_kv),
             mask=args.context_mask,
+            context_rows=args.context_rows,
         )
         return replace(args, x=x + out * gate)
 

@@ -147,7 +147,7 @@ class LTXModel(nn.Module):
 
         return TransformerArgs(
             x=x,  # (B, T, D)
-            context=modality.context.reshape(batch, -1, x.shape[-1]),
+            context=modality.context.reshape(modality.context.shape[0], -1, x.shape[-1]),
             context_mask=context_bias(modality.context_mask, dtype),
             timesteps=ada,
             embedded_timestep=embedded,

@@ -1,0 +1,1 @@
+"""Generation, mode by mode, as generators of named stages."""

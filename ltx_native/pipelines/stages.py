@@ -1,0 +1,144 @@
+"""What all modes are made of: prompts to contexts, states, denoising, decoding. Each part yields named stages."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+
+from ltx_native.conditioning import AudioTarget, ConditioningItem, LatentState, Target, VideoTarget, with_conditionings
+from ltx_native.models import Models
+from ltx_native.noise import Draws, Noise, add_noise
+from ltx_native.patchify import VideoLatentShape, audio_latent_frames
+from ltx_native.request import Request
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Something that is finished: its tensors by name, plain values beside them, and the step where there is one."""
+
+    name: str
+    tensors: Mapping[str, mx.array]
+    step: int | None = None
+    values: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Context:
+    """A prompt as the transformer reads it."""
+
+    video: mx.array  # (1, S, video width)
+    audio: mx.array  # (1, S, audio width)
+    mask: mx.array  # (1, S)
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a mode needs all the time. ``request`` is resolved: every default is written out.
+
+    ``batch_guidance`` None batches the guidance passes when they fit into memory; False runs them one after the other
+    with a timestep per token, exactly as the official code does (what a capture wants).
+    """
+
+    models: Models
+    request: Request
+    draws: Draws
+    batch_guidance: bool | None = None
+
+    @classmethod
+    def of(cls, models: Models, request: Request, noise: Noise | None, batch_guidance: bool | None) -> Run:
+        request = request.resolved()
+        assert request.seed is not None
+        return cls(models, request, Draws(request.seed, noise), batch_guidance)
+
+    @property
+    def dtype(self) -> mx.Dtype:
+        return self.models.dtype
+
+    def video_target(self, factor: int = 1) -> VideoTarget:
+        """The clip at 1/factor of the size asked for."""
+        r = self.request
+        assert r.num_frames and r.height and r.width and r.frame_rate
+        return VideoTarget(
+            VideoLatentShape.from_pixels(r.num_frames, r.height // factor, r.width // factor), r.frame_rate
+        )
+
+    def audio_target(self) -> AudioTarget:
+        r = self.request
+        assert r.num_frames and r.frame_rate
+        return AudioTarget(audio_latent_frames(r.num_frames, r.frame_rate))
+
+
+def encode_prompts(run: Run, prompts: Mapping[str, str]) -> Generator[Stage, None, dict[str, Context]]:
+    """Tokens, hidden states and contexts of the prompts by name (positive, negative); returns them.
+
+    Gemma is gone from memory before the embeddings processor is loaded.
+    """
+    with run.models.use("tokenizer") as tokenizer:
+        tokens = {name: tokenizer(text, allow_empty=name != "positive") for name, text in prompts.items()}
+    named = {f"{n}.{kind}": getattr(t, kind) for n, t in tokens.items() for kind in ("input_ids", "attention_mask")}
+    yield Stage("tokens", named)
+
+    states: dict[str, Sequence[mx.array]] = {}
+    with run.models.use("gemma") as gemma:
+        for name, one in tokens.items():
+            states[name] = gemma(one.input_ids, one.attention_mask)
+            mx.eval(states[name])
+
+    contexts: dict[str, Context] = {}
+    with run.models.use("embeddings_processor") as processor:
+        for name, one in tokens.items():
+            contexts[name] = Context(*processor(states.pop(name), one.attention_mask))
+            mx.eval(contexts[name].video, contexts[name].audio, contexts[name].mask)
+    yield Stage("context", {f"{n}.{k}": getattr(c, k) for n, c in contexts.items() for k in ("video", "audio", "mask")})
+    return contexts
+
+
+def noised_state(
+    run: Run,
+    target: Target,
+    conditionings: Sequence[ConditioningItem] = (),
+    initial: mx.array | None = None,
+    noise_scale: float = 1.0,
+    seed_offset: int = 0,
+) -> LatentState:
+    """Initial state of one modality: ``initial`` (or zeros), conditioned, then noised where the mask says so."""
+    state = with_conditionings(target.initial_state(run.dtype, initial), list(conditionings), target)
+    noise = run.draws.initial(tuple(state.latent.shape), run.dtype, seed_offset)
+    return replace(state, latent=add_noise(noise, state.latent, state.denoise_mask, noise_scale))
+
+
+def state_stage(video: LatentState, audio: LatentState, part: str) -> Stage:
+    names = ("latent", "positions", "denoise_mask", "clean_latent")
+    both = {"video": video, "audio": audio}
+    return Stage("state", {f"{m}.{n}": getattr(s, n) for m, s in both.items() for n in names}, values={"stage": part})
+
+
+def decode(run: Run, video: mx.array, audio: mx.array | None) -> Iterator[Stage]:
+    """Latents (1, F, H, W, 128) and (1, T, 16, 8) to frames, chunk by chunk, and the waveform."""
+    yield Stage("latent", {"video": video, **({} if audio is None else {"audio": audio})})
+    with run.models.use("video_decoder") as decoder:
+        pixels = decoder(video)[0]  # (n, H, W, 3)
+        yield Stage("frames", {"frames": to_uint8(pixels)}, values={"pixels": pixels})
+    if audio is None:
+        return
+    with run.models.use("audio_decoder") as decoder:
+        mel = decoder(audio)
+        mx.eval(mel)
+    with run.models.use("vocoder") as vocoder:
+        waveform = vocoder(mel)[0].astype(mx.float32).T  # (channels, samples)
+        mx.eval(waveform)
+        yield Stage("waveform", {"audio": waveform}, values={"sample_rate": int(vocoder.output_sampling_rate)})
+
+
+def to_uint8(pixels: mx.array) -> mx.array:
+    """[-1, 1] to 0..255 by truncation, as the official code writes frames."""
+    return (mx.clip((pixels + 1.0) / 2.0, 0.0, 1.0) * 255.0).astype(mx.uint8)
+
+
+def schedule_stage(sigmas: np.ndarray, part: str) -> Stage:
+    return Stage("schedule", {"sigmas": mx.array(sigmas)}, values={"stage": part})
+
