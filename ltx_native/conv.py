@@ -1,11 +1,12 @@
 """Channels-last convolutions, norms and activations of the three convolution networks, under the official argument names."""
 
 import math
+from itertools import product
 
 import mlx.core as mx
 import mlx.nn as nn
 
-UNFOLD_BYTES = 48 * 2**20  # MLX's CPU backend unfolds a convolution's whole input and keeps about ten such buffers alive
+PIECE_BYTES = 96 * 2**20  # of the spread-out input of one piece of a 3-D convolution on a CPU
 
 
 class SiLU(nn.Module):
@@ -68,7 +69,9 @@ class Conv2d(nn.Module):
 
 
 class Conv3d(nn.Module):
-    def __init__(self, in_channels: int, out_channels: int, kernel_size: int = 3, padding: tuple[int, int, int] = (0, 1, 1)) -> None:
+    def __init__(
+        self, in_channels: int, out_channels: int, kernel_size: int = 3, padding: tuple[int, int, int] = (0, 1, 1)
+    ) -> None:
         super().__init__()
         self.weight = mx.zeros((out_channels, kernel_size, kernel_size, kernel_size, in_channels))
         self.bias = mx.zeros((out_channels,))
@@ -83,9 +86,9 @@ def conv1d_dilated(x: mx.array, weight: mx.array, padding: int, dilation: int) -
     if dilation == 1:
         return mx.conv1d(x, weight, padding=padding)
     b, _, c = x.shape
-    x = mx.pad(x, ((0, 0), (padding, padding), (0, 0)))
+    x = mx.pad(x, [(0, 0), (padding, padding), (0, 0)])
     length = x.shape[1] - (weight.shape[1] - 1) * dilation
-    x = mx.pad(x, ((0, 0), (0, -x.shape[1] % dilation), (0, 0)))
+    x = mx.pad(x, [(0, 0), (0, -x.shape[1] % dilation), (0, 0)])
     x = x.reshape(b, -1, dilation, c).swapaxes(1, 2).reshape(b * dilation, -1, c)  # (B*d, T/d, C)
     x = mx.conv1d(x, weight)
     x = x.reshape(b, dilation, -1, weight.shape[0]).swapaxes(1, 2).reshape(b, -1, weight.shape[0])
@@ -97,27 +100,42 @@ def conv1d_transposed(x: mx.array, weight: mx.array, stride: int, padding: int) 
     b, length, c = x.shape
     o, kernel, _ = weight.shape
     taps = math.ceil(kernel / stride)
-    weight = mx.pad(weight, ((0, 0), (0, taps * stride - kernel), (0, 0))).reshape(o, taps, stride, c)
+    weight = mx.pad(weight, [(0, 0), (0, taps * stride - kernel), (0, 0)]).reshape(o, taps, stride, c)
     phases = weight[:, ::-1].transpose(2, 0, 1, 3).reshape(stride * o, taps, c)
     x = mx.conv1d(x, phases, padding=taps - 1).reshape(b, -1, o)  # (B, (T + taps - 1) * stride, O)
     return x[:, padding : padding + (length - 1) * stride + kernel - 2 * padding]
 
 
 def conv3d(x: mx.array, weight: mx.array, padding: tuple[int, int, int]) -> mx.array:
-    """Stride 1. On a CPU in pieces of whole frames, or rows of one frame, so that the unfolded input stays small."""
-    b, f, h, w, c = x.shape
-    _, kf, kh, kw, _ = weight.shape
-    frames, rows, columns = (n + 2 * p - k + 1 for n, p, k in zip((f, h, w), padding, (kf, kh, kw), strict=True))
-    per_row = b * columns * kf * kh * kw * c * x.itemsize
-    if mx.default_device() != mx.Device(mx.cpu) or frames * rows * per_row <= UNFOLD_BYTES:
-        return mx.conv3d(x, weight, padding=padding)
-    row_step = min(rows, max(1, UNFOLD_BYTES // per_row))
-    frame_step = max(1, UNFOLD_BYTES // (rows * per_row))
-    x = mx.pad(x, ((0, 0), *((p, p) for p in padding), (0, 0)))
+    """Stride 1. MLX's CPU backend unfolds 27 copies of the input; there, shifted matrix products over 3 copies do it."""
+    if mx.default_device() == mx.Device(mx.cpu):
+        return mx.concatenate([_conv3d_by_matmul(one[None], weight, padding) for one in x], axis=0)
+    return mx.conv3d(x, weight, padding=padding)
 
-    def piece(start: int) -> mx.array:
-        slab = x[:, start : start + frame_step + kf - 1]
-        parts = [mx.conv3d(slab[:, :, row : row + row_step + kh - 1], weight) for row in range(0, rows, row_step)]
-        return parts[0] if len(parts) == 1 else mx.concatenate(parts, axis=2)
 
-    return mx.concatenate([piece(start) for start in range(0, frames, frame_step)], axis=1)
+def _conv3d_by_matmul(x: mx.array, weight: mx.array, padding: tuple[int, int, int]) -> mx.array:
+    o, kf, kh, kw, c = weight.shape
+    frames, rows, columns = (n + 2 * p - k + 1 for n, p, k in zip(x.shape[1:4], padding, (kf, kh, kw), strict=True))
+    dtype = x.dtype
+    w = weight.transpose(1, 2, 3, 4, 0).reshape(kf, kh, kw * c, o).astype(mx.float32)
+
+    # In the padded volume, laid out as one row of channels per place, a neighbour is a fixed number of rows away.
+    # The extra frame lets the last places read past the end; what falls on the margins is cut off below.
+    pf, ph, pw = padding
+    x = mx.pad(x, [(0, 0), (pf, pf + 1), (ph, ph), (pw, pw), (0, 0)])
+    _, _, h, width, _ = x.shape
+    flat = x.reshape(-1, c)
+
+    def piece(start: int, count: int) -> mx.array:
+        size, reach = count * h * width, ((kf - 1) * h + kh - 1) * width
+        first = start * h * width
+        spans = [flat[first + i : first + i + size + reach].astype(mx.float32) for i in range(kw)]
+        spread = mx.concatenate(spans, axis=1)  # (places, kw * C)
+        out = spread[:size] @ w[0, 0]
+        for i, j in list(product(range(kf), range(kh)))[1:]:
+            shift = (i * h + j) * width
+            out = mx.addmm(out, spread[shift : shift + size], w[i, j])
+        return out.astype(dtype).reshape(1, count, h, width, o)[:, :, :rows, :columns]
+
+    step = max(1, PIECE_BYTES // (h * width * kw * c * 4))
+    return mx.concatenate([piece(i, min(step, frames - i)) for i in range(0, frames, step)], axis=1)
