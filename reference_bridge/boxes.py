@@ -121,7 +121,7 @@ def _track(data: bytes, media: list[tuple[int, int]], fragmented: bool) -> Track
             _check_chunks(boxes, media)
         width, height = struct.unpack(">HH", entry[24:28]) if kind == "vide" else (0, 0)
         channels, rate = struct.unpack(">H6xI", entry[16:28]) if kind == "soun" else (0, 0)
-    except (KeyError, struct.error) as error:
+    except (KeyError, IndexError, struct.error) as error:
         raise Mp4Error(f"a track is incomplete ({error})") from error
     if uniform == 0 and len(boxes[b"stsz"]) < 12 + 4 * samples:
         raise Mp4Error(f"a track lists {samples} samples but not their sizes")

@@ -59,7 +59,12 @@ def environment(tmp_path: Path, bridge_cache: Path, standin: Callable[..., Path]
         home = tmp_path / "home"
         home.mkdir(exist_ok=True)
         path = f"{standin(version).parent}{os.pathsep}{os.environ['PATH']}"
-        base = {"PATH": path, "HOME": str(home), "LTX_BRIDGE_CACHE": str(bridge_cache), "LTX_REFERENCE_PYTHON": "/nowhere/python"}
+        base = {
+            "PATH": path,
+            "HOME": str(home),
+            "LTX_BRIDGE_CACHE": str(bridge_cache),
+            "LTX_REFERENCE_PYTHON": "/nowhere/python",
+        }
         return {**base, "STANDIN_MODE": mode, "STANDIN_PIDS": str(tmp_path / "pids"), **more}
 
     return make
@@ -107,10 +112,6 @@ def write_wav(path: Path, seconds: float) -> None:
 def living(folder: Path) -> list[int]:
     """The stand-in's noted processes that are still alive (a zombie is not)."""
     noted = folder / "pids"
-    return [pid for pid in map(int, noted.read_text().split())] if False else _living(noted)
-
-
-def _living(noted: Path) -> list[int]:
     alive = []
     for pid in map(int, noted.read_text().split()) if noted.exists() else ():
         try:

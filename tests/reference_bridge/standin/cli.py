@@ -1,8 +1,9 @@
 """Behaves as `ltx-2-mlx` of the version in its package metadata: arguments, exit statuses, crashes. No model, no MLX.
 
 STANDIN_MODE makes it misbehave: hang, ignore-term, crash, killed, partial, empty, nothing, no-moov, noise, child, child-exit,
-enospc, slow. STANDIN_PIDS is a file that gets the process ids it lives under. With STANDIN_OFFICIAL (a Python that has the official
-code), STANDIN_MODEL, STANDIN_GEMMA and STANDIN_UPSAMPLER the video comes from the real official pipeline on those weights.
+enospc, enospc-silent, slow, cannot-run. STANDIN_PIDS is a file that gets the process ids it lives under. With STANDIN_OFFICIAL
+(a Python that has the official code), STANDIN_MODEL, STANDIN_GEMMA and STANDIN_UPSAMPLER the video comes from the real official
+pipeline on those weights.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import argparse
 import importlib.metadata
 import os
 import random
+import resource
 import signal
 import struct
 import subprocess
@@ -25,7 +27,11 @@ DEFAULT_MODEL = "dgrauet/ltx-2.3-mlx-q8"
 
 
 def version() -> tuple[int, ...]:
-    return tuple(int(part) for part in importlib.metadata.version("ltx-pipelines-mlx").split(".")[:3])
+    try:
+        text = importlib.metadata.version("ltx-pipelines-mlx")
+    except importlib.metadata.PackageNotFoundError:
+        text = (Path(__file__).parent / "VERSION").read_text()
+    return tuple(int(part) for part in text.split(".")[:3])
 
 
 class Image(argparse.Action):
@@ -192,6 +198,9 @@ def _misbehave(mode: str, output: Path) -> None:
         output.write_bytes(data[:end])
         sys.exit(0)
     elif mode in ("enospc", "enospc-silent"):
+        if os.environ.get("STANDIN_FSIZE"):  # where no small disk can be mounted: the write fails alike, with EFBIG
+            limit = int(os.environ["STANDIN_FSIZE"])
+            resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
         try:
             with output.open("wb") as file:
                 file.write(b"\0\0\0\x14ftypisom\0\0\2\0isom")

@@ -23,11 +23,15 @@ def install(folder: Path, version: str, *, metadata: bool = True, repaired: bool
     for name in ("cli.py", "movie.py"):
         shutil.copyfile(HERE / name, package / name)
     (package / "__init__.py").touch()
+    (package / "VERSION").write_text(version)
     rate = ", frame_rate=args.frame_rate" if repaired else ""
-    save = f"\n\ndef _decode_and_save(pipe, video, audio, args):\n    pipe._decode_and_save_video(video, audio, args.output{rate})\n"
+    call = f"pipe._decode_and_save_video(video, audio, args.output{rate})"
+    save = f"\n\ndef _decode_and_save(pipe, video, audio, args):\n    {call}\n"
     source = (package / "cli.py").read_text()
     source = source.replace('\n\nif __name__ == "__main__"', f'{save}\n\nif __name__ == "__main__"')
-    (package / "cli.py").write_text(source.replace("    sub = parser.add_subparsers", f"{extra}    sub = parser.add_subparsers"))
+    (package / "cli.py").write_text(
+        source.replace("    sub = parser.add_subparsers", f"{extra}    sub = parser.add_subparsers")
+    )
     info = site / f"ltx_pipelines_mlx-{version}.dist-info"
     if metadata:
         info.mkdir()
