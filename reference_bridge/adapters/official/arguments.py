@@ -59,7 +59,8 @@ def _guidance(verb: argparse.ArgumentParser) -> None:
     for prefix, modality in (("--", "video"), ("--audio-", "audio")):
         verb.add_argument(f"{prefix}cfg-scale", type=float, help=f"{modality}: classifier-free guidance")
         verb.add_argument(f"{prefix}stg-scale", type=float, help=f"{modality}: spatio-temporal guidance")
-        verb.add_argument(f"{prefix}stg-blocks", type=int, nargs="*", help=f"{modality}: blocks perturbed for it")
+        blocks = f"{modality}: blocks perturbed for it"
+        verb.add_argument(f"{prefix}stg-blocks", type=int, nargs="*", action="extend", help=blocks)
         verb.add_argument(f"{prefix}modality-scale", type=float, help=f"{modality}: guidance from the other modality")
         verb.add_argument(f"{prefix}rescale-scale", type=float, help=f"{modality}: rescaling after guidance")
         verb.add_argument(f"{prefix}skip-step", type=int, help=f"{modality}: steps left out between guided ones")
@@ -101,6 +102,7 @@ def _replay(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--dtype", choices=DTYPES, default="bfloat16")
     verb.add_argument("--sites", nargs="+", action="extend", default=[], metavar="GLOB", help="replay only these sites")
     verb.add_argument("--steps", type=int, nargs="+", help="replay only these denoising steps (and what has none)")
+    verb.add_argument("--quiet", action="store_true")
 
 
 def _cases(verb: argparse.ArgumentParser) -> None:

@@ -23,7 +23,6 @@ def run(args: argparse.Namespace) -> int:
     request = {name: _plain(value) for name, value in sorted(vars(args).items())}
     import torch
 
-    _check_blocks(args)
     torch.set_num_threads(args.threads)
     gemma = gemma_config(args.gemma)
     applied = patches.apply(args.dtype, args.gemma, gemma)
@@ -68,12 +67,14 @@ def build(args: argparse.Namespace) -> tuple[Any, dict[str, Any]]:
     distilled_lora = [_lora(*args.distilled_lora)] if args.distilled_lora else []
     clip = {"height": args.height, "width": args.width, "num_frames": args.frames, "frame_rate": args.frame_rate}
     common = {"prompt": args.prompt, "seed": args.seed}
-    guided = {
-        "negative_prompt": DEFAULT_NEGATIVE_PROMPT if args.negative_prompt is None else args.negative_prompt,
-        "num_inference_steps": params.num_inference_steps if args.steps is None else args.steps,
-        "video_guider_params": guider_params(args, "", params.video_guider_params),
-        "audio_guider_params": guider_params(args, "audio_", params.audio_guider_params),
-    }
+    guided: dict[str, Any] = {}
+    if mode not in ("distilled", "ic-lora"):
+        guided = {
+            "negative_prompt": DEFAULT_NEGATIVE_PROMPT if args.negative_prompt is None else args.negative_prompt,
+            "num_inference_steps": params.num_inference_steps if args.steps is None else args.steps,
+            "video_guider_params": guider_params(args, "", params.video_guider_params),
+            "audio_guider_params": guider_params(args, "audio_", params.audio_guider_params),
+        }
     images = {"images": _images(args.image)}
     tiling = {"tiling_config": TilingConfig.default() if args.tiling == "official" else None}
     weights: dict[str, Any] = {"gemma_root": str(args.gemma), "loras": loras}
@@ -125,11 +126,18 @@ def build(args: argparse.Namespace) -> tuple[Any, dict[str, Any]]:
 
 
 def guider_params(args: argparse.Namespace, prefix: str, default: Any) -> Any:
-    """Guidance of one modality: the official default, changed by the flags that were given."""
+    """Guidance of one modality: the official default, changed by the flags that were given. Raises `BadInput`."""
     from dataclasses import fields, replace
 
     given = {field.name: getattr(args, prefix + field.name) for field in fields(default)}
-    return replace(default, **{name: value for name, value in given.items() if value is not None})
+    params = replace(default, **{name: value for name, value in given.items() if value is not None})
+    layers = model_config(args.model, "--model").get("transformer", {}).get("num_layers", 48)
+    absent = [block for block in params.stg_blocks or () if not 0 <= block < layers]
+    # Perturbing a block that is not there would be no guidance at all, without a word.
+    if params.stg_scale != 0 and absent:
+        flag = f"--{prefix.replace('_', '-')}stg-blocks"
+        raise BadInput("no such block", flag, absent[0], f"0 to {layers - 1}", "Name blocks of this model.")
+    return params
 
 
 def _images(images: list[tuple[Path, int, float, int | None]]) -> list[Any]:
@@ -160,15 +168,6 @@ def _source_video(args: argparse.Namespace) -> Path:
     multiple_of(args.width, 32, f"--video {path}: width")
     multiple_of(args.height, 32, f"--video {path}: height")
     return path
-
-
-def _check_blocks(args: argparse.Namespace) -> None:
-    layers = model_config(args.model, "--model").get("transformer", {}).get("num_layers", 48)
-    for name in ("stg_blocks", "audio_stg_blocks"):
-        for block in getattr(args, name) or ():
-            if block >= layers:
-                flag = "--" + name.replace("_", "-")
-                raise BadInput("no such block", flag, block, f"0 to {layers - 1}", "Name a block of this model.")
 
 
 def _check_draws(given: dict[str, Any] | None, drawn: draws.Draws) -> None:

@@ -53,17 +53,28 @@ def is_finished(venv: Path) -> bool:
 def install(venv: Path, base: str) -> str:
     """Create or complete the environment and return the versions it ended up with. Raises `InstallError`."""
     (venv / STAMP).unlink(missing_ok=True)
-    if not _runs(python_of(venv)):
-        _step("create the environment", [base, "-m", "venv", "--clear", str(venv)])
-    pip = [str(python_of(venv)), "-m", "pip", "install", "--disable-pip-version-check", "--quiet"]
-    _step("install the packages", [*pip, "--requirement", str(REQUIREMENTS)])
-    removed = remove_torchaudio_extension(venv)
-    versions = _step("import the packages", [str(python_of(venv)), "-c", PROBE]).strip()
+    existed = _runs(python_of(venv))
+    try:
+        versions, removed = _complete(venv, base, fresh=not existed)
+    except InstallError:
+        if not existed:
+            raise
+        # An earlier run may have died in the middle of a package that pip now takes for whole.
+        versions, removed = _complete(venv, base, fresh=True)
     stamp = {**wanted_stamp(), "versions": versions, "removed": removed}
     partial = venv / f"{STAMP}.partial"
     partial.write_text(json.dumps(stamp, indent=1), encoding="utf-8")
     os.replace(partial, venv / STAMP)
     return versions
+
+
+def _complete(venv: Path, base: str, fresh: bool) -> tuple[str, list[str]]:
+    if fresh:
+        _step("create the environment", [base, "-m", "venv", "--clear", str(venv)])
+    pip = [str(python_of(venv)), "-m", "pip", "install", "--disable-pip-version-check", "--quiet"]
+    _step("install the packages", [*pip, "--requirement", str(REQUIREMENTS)])
+    removed = remove_torchaudio_extension(venv)
+    return _step("import the packages", [str(python_of(venv)), "-c", PROBE]).strip(), removed
 
 
 def remove_torchaudio_extension(venv: Path) -> list[str]:

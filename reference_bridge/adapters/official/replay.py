@@ -69,7 +69,8 @@ def run(args: argparse.Namespace) -> int:
         writer.abort()
         raise
     seconds = round(time.perf_counter() - started, 3)
-    print(json.dumps({"output": str(args.output), "records": replayed, "dtype": args.dtype, "total_s": seconds}))
+    if not args.quiet:
+        print(json.dumps({"output": str(args.output), "records": replayed, "dtype": args.dtype, "total_s": seconds}))
     return 0
 
 
