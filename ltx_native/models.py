@@ -10,6 +10,7 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from ltx_native.checkpoint import Checkpoint
+from ltx_native.lora import LoRA
 from ltx_native.request import Lora
 
 #: In the order in which a run needs them.
@@ -72,13 +73,12 @@ class Models:
         if component == "tokenizer":
             from ltx_native.text_encoder.tokenizer import GemmaTokenizer
 
-            return GemmaTokenizer(self.checkpoint.gemma_folder, self.checkpoint.gemma_config.vocab_size)
+            config, folder = self.checkpoint.gemma_config, self.checkpoint.gemma_folder
+            assert folder is not None, "reading Gemma's config has found its folder"
+            return GemmaTokenizer(folder, config.vocab_size)
         module = self._build(component)
-        self.checkpoint.load(component, module, self.dtype)
-        if loras:
-            from ltx_native.lora import fuse
-
-            fuse(module, loras)
+        adapters = [LoRA.open(lora.path, lora.strength) for lora in loras]
+        self.checkpoint.load(component, module, self.dtype, adapters)
         if self.on_load is not None:
             self.on_load(component, module)
         return module

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from typing import Any
 
 from ltx_native.errors import RequestError
@@ -18,6 +18,7 @@ MODES = ("t2v", "audio_video", "i2v", "audio_ref_video", "extend", "retake")
 PIPELINES = ("one-stage", "two-stage", "two-stages-hq", "distilled", "keyframes", "ic-lora")
 DTYPES = ("bfloat16", "float32")
 MAX_SEED = 2**32 - 1
+DEFAULT_FRAMES = 97
 DEFAULT_NEGATIVE_PROMPT = (
     "blurry, noisy, low quality, flickering, jittery motion, warped anatomy, watermark, text overlay, "
     "flat lighting, frozen frame, muffled or distorted sound, sound out of sync"
@@ -122,7 +123,7 @@ class Request:
         """Half size first: the size must divide by 64. Retake and extend work at the source's size in one stage."""
         return self.effective_pipeline != "one-stage" and self.effective_mode not in ("extend", "retake")
 
-    def resolved(self) -> Request:
+    def resolved(self) -> ResolvedRequest:
         """Every default of the mode written out, so that both engines make the same video."""
         hq = self.effective_pipeline == "two-stages-hq"
         size = (768, 512) if self.two_stage else (704, 480)
@@ -132,7 +133,7 @@ class Request:
             "negative_prompt": DEFAULT_NEGATIVE_PROMPT,
             "width": size[0],
             "height": size[1],
-            "num_frames": 97,
+            "num_frames": DEFAULT_FRAMES,
             "frame_rate": 24.0,
             "steps": 15 if hq else 30,
             "guidance": 3.0,
@@ -148,20 +149,8 @@ class Request:
             "seed": 10,
             "extend_direction": "after",
         }
-        return replace(self, **{name: value for name, value in defaults.items() if getattr(self, name) is None})
-
-    def video_guider(self) -> GuiderParams:
-        """Guidance of the picture; call it on a ``resolved`` request."""
-        return _guider(self.guidance, self.stg_scale, self.stg_blocks, self.rescale_scale, self.modality_scale)
-
-    def audio_guider(self) -> GuiderParams:
-        return _guider(
-            self.audio_guidance,
-            self.audio_stg_scale,
-            self.audio_stg_blocks,
-            self.audio_rescale_scale,
-            self.audio_modality_scale,
-        )
+        given: dict[str, Any] = {item.name: getattr(self, item.name) for item in fields(Request)}
+        return ResolvedRequest(**{**given, **{k: v for k, v in defaults.items() if given[k] is None}})
 
     def validate(self) -> None:
         """Refuse what cannot be served. Raises RequestError: what, where, value, expected, next step."""
@@ -217,7 +206,7 @@ class Request:
             raise RequestError("i2v was asked for without an image", "image_path", None, "a file", "Give --image")
         for anchor in self.anchors:
             _readable("image_path", anchor.path)
-            last = (self.num_frames or 97) - 1
+            last = (self.num_frames or DEFAULT_FRAMES) - 1
             inside = 0 <= anchor.frame <= last
             _check(inside, "the image lies outside the clip", "image frame", anchor.frame, f"0 to {last}", "Move it")
             _check(
@@ -264,16 +253,48 @@ class Request:
             _readable("lora", lora.path)
 
 
-def _guider(
-    cfg: float | None,
-    stg: float | None,
-    blocks: tuple[int, ...] | None,
-    rescale: float | None,
-    modality: float | None,
-) -> GuiderParams:
-    assert cfg is not None and stg is not None  # noqa: PT018 (resolved requests have all of them)
-    assert rescale is not None and modality is not None  # noqa: PT018
-    return GuiderParams(cfg_scale=cfg, stg_scale=stg, stg_blocks=blocks, rescale_scale=rescale, modality_scale=modality)
+@dataclass(frozen=True, kw_only=True)
+class ResolvedRequest(Request):
+    """A request in which nothing is left to a default."""
+
+    output_path: str
+    model: str
+    negative_prompt: str
+    width: int
+    height: int
+    num_frames: int
+    frame_rate: float
+    steps: int
+    guidance: float
+    stg_scale: float
+    stg_blocks: tuple[int, ...]
+    modality_scale: float
+    rescale_scale: float
+    audio_guidance: float
+    audio_stg_scale: float
+    audio_stg_blocks: tuple[int, ...]
+    audio_modality_scale: float
+    audio_rescale_scale: float
+    seed: int
+    extend_direction: str
+
+    def video_guider(self) -> GuiderParams:
+        return GuiderParams(
+            cfg_scale=self.guidance,
+            stg_scale=self.stg_scale,
+            stg_blocks=self.stg_blocks,
+            rescale_scale=self.rescale_scale,
+            modality_scale=self.modality_scale,
+        )
+
+    def audio_guider(self) -> GuiderParams:
+        return GuiderParams(
+            cfg_scale=self.audio_guidance,
+            stg_scale=self.audio_stg_scale,
+            stg_blocks=self.audio_stg_blocks,
+            rescale_scale=self.audio_rescale_scale,
+            modality_scale=self.audio_modality_scale,
+        )
 
 
 def _check(ok: bool, what: str, where: str, value: object, expected: str, next_step: str) -> None:

@@ -73,9 +73,7 @@ class Denoiser:
         return self.guidance.video.skips(step), self.guidance.audio.skips(step)
 
     def _passes(self, video_enabled: bool, audio_enabled: bool) -> list[Pass]:
-        cond = Pass(
-            "cond", self.positive.video, self.positive.audio, video_enabled=video_enabled, audio_enabled=audio_enabled
-        )
+        cond = Pass("cond", self.positive.video, self.positive.audio, video_enabled=video_enabled, audio_enabled=audio_enabled)
         if self.guidance is None:
             return [cond]
         video, audio = self.guidance.video, self.guidance.audio

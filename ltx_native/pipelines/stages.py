@@ -13,7 +13,7 @@ from ltx_native.conditioning import AudioTarget, ConditioningItem, LatentState, 
 from ltx_native.models import Models
 from ltx_native.noise import Draws, Noise, add_noise
 from ltx_native.patchify import VideoLatentShape, audio_latent_frames
-from ltx_native.request import Request
+from ltx_native.request import Request, ResolvedRequest
 
 
 @dataclass(frozen=True)
@@ -37,22 +37,20 @@ class Context:
 
 @dataclass(frozen=True)
 class Run:
-    """What a mode needs all the time. ``request`` is resolved: every default is written out.
-
+    """What a mode needs all the time.
     ``batch_guidance`` None batches the guidance passes when they fit into memory; False runs them one after the other
     with a timestep per token, exactly as the official code does (what a capture wants).
     """
 
     models: Models
-    request: Request
+    request: ResolvedRequest
     draws: Draws
     batch_guidance: bool | None = None
 
     @classmethod
     def of(cls, models: Models, request: Request, noise: Noise | None, batch_guidance: bool | None) -> Run:
-        request = request.resolved()
-        assert request.seed is not None
-        return cls(models, request, Draws(request.seed, noise), batch_guidance)
+        resolved = request.resolved()
+        return cls(models, resolved, Draws(resolved.seed, noise), batch_guidance)
 
     @property
     def dtype(self) -> mx.Dtype:
@@ -61,14 +59,10 @@ class Run:
     def video_target(self, factor: int = 1) -> VideoTarget:
         """The clip at 1/factor of the size asked for."""
         r = self.request
-        assert r.num_frames and r.height and r.width and r.frame_rate
-        return VideoTarget(
-            VideoLatentShape.from_pixels(r.num_frames, r.height // factor, r.width // factor), r.frame_rate
-        )
+        return VideoTarget(VideoLatentShape.from_pixels(r.num_frames, r.height // factor, r.width // factor), r.frame_rate)
 
     def audio_target(self) -> AudioTarget:
         r = self.request
-        assert r.num_frames and r.frame_rate
         return AudioTarget(audio_latent_frames(r.num_frames, r.frame_rate))
 
 
@@ -141,4 +135,3 @@ def to_uint8(pixels: mx.array) -> mx.array:
 
 def schedule_stage(sigmas: np.ndarray, part: str) -> Stage:
     return Stage("schedule", {"sigmas": mx.array(sigmas)}, values={"stage": part})
-
