@@ -1,0 +1,1 @@
+"""Training of the world's checkpoint with the official PyTorch modules (reference environment only)."""

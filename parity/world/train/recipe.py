@@ -1,0 +1,220 @@
+"""What is trained, at which sizes and for how long: the one place, hashed into the checkpoint."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any, Final
+
+SEED: Final = 20261122
+FPS: Final = 24.0
+
+VAE: Final[dict[str, Any]] = {
+    "_class_name": "CausalVideoAutoencoder",
+    "dims": 3,
+    "in_channels": 3,
+    "out_channels": 3,
+    "latent_channels": 128,
+    "patch_size": 4,
+    "norm_layer": "pixel_norm",
+    "latent_log_var": "uniform",
+    "causal_decoder": False,
+    "timestep_conditioning": False,
+    "spatial_padding_mode": "zeros",
+    "decoder_base_channels": 12,
+    # Compression first: a residual block at the patch grid would cost more than all the rest together.
+    "encoder_blocks": [
+        ["compress_space_res", {"multiplier": 1}],
+        ["compress_time_res", {"multiplier": 1}],
+        ["res_x", {"num_layers": 1}],
+        ["compress_all_res", {"multiplier": 1}],
+        ["compress_all_res", {"multiplier": 1}],
+    ],
+    "decoder_blocks": [  # the decoder walks this list backwards
+        ["res_x", {"num_layers": 1}],
+        ["compress_space", {"multiplier": 1}],
+        ["res_x", {"num_layers": 1}],
+        ["compress_time", {"multiplier": 1}],
+        ["res_x", {"num_layers": 1}],
+        ["compress_all", {"multiplier": 2, "residual": True}],
+        ["res_x", {"num_layers": 1}],
+        ["compress_all", {"multiplier": 2, "residual": True}],
+        ["res_x", {"num_layers": 1}],
+    ],
+}
+
+GEMMA: Final[dict[str, Any]] = {
+    "pieces": 504,
+    "vocab_size": 512,
+    "hidden_size": 64,
+    "num_hidden_layers": 6,
+    "intermediate_size": 128,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 16,
+    "query_pre_attn_scalar": 16,
+}
+
+TRANSFORMER: Final[dict[str, Any]] = {
+    "_class_name": "AVTransformer3DModel",
+    "num_attention_heads": 4,
+    "attention_head_dim": 40,
+    "in_channels": 128,
+    "out_channels": 128,
+    "num_layers": 4,
+    "cross_attention_dim": 160,
+    "norm_eps": 1e-6,
+    "attention_type": "default",
+    "positional_embedding_theta": 10000.0,
+    "positional_embedding_max_pos": [20, 2048, 2048],
+    "timestep_scale_multiplier": 1000,
+    "use_middle_indices_grid": True,
+    "audio_num_attention_heads": 4,
+    "audio_attention_head_dim": 16,
+    "audio_in_channels": 128,
+    "audio_out_channels": 128,
+    "audio_cross_attention_dim": 64,
+    "audio_positional_embedding_max_pos": [20],
+    "av_ca_timestep_scale_multiplier": 1000.0,
+    "rope_type": "split",
+    "frequencies_precision": "float64",
+    "apply_gated_attention": True,
+    "cross_attention_adaln": True,
+    "caption_proj_before_connector": True,
+    "caption_projection_first_linear": False,
+    "caption_proj_input_norm": False,
+    "caption_projection_second_linear": False,
+    "connector_num_attention_heads": 4,
+    "connector_attention_head_dim": 40,
+    "connector_num_layers": 2,
+    "connector_apply_gated_attention": True,
+    "connector_positional_embedding_max_pos": [4096],
+    "connector_num_learnable_registers": 128,
+    "audio_connector_num_attention_heads": 4,
+    "audio_connector_attention_head_dim": 16,
+    "audio_connector_num_layers": 2,
+    # ltx-core refuses a checkpoint in which these are absent or different.
+    "dropout": 0.0,
+    "attention_bias": True,
+    "num_vector_embeds": None,
+    "activation_fn": "gelu-approximate",
+    "num_embeds_ada_norm": 1000,
+    "use_linear_projection": False,
+    "only_cross_attention": False,
+    "cross_attention_norm": True,
+    "double_self_attention": False,
+    "upcast_attention": False,
+    "standardization_norm": "rms_norm",
+    "norm_elementwise_affine": False,
+    "qk_norm": "rms_norm",
+    "positional_embedding_type": "rope",
+    "use_audio_video_cross_attention": True,
+    "share_ff": False,
+    "av_cross_ada_norm": True,
+    "caption_channels": 64,
+}
+
+AUDIO_VAE: Final[dict[str, Any]] = {
+    "model": {
+        "params": {
+            "sampling_rate": 16000,
+            "ddconfig": {
+                "double_z": True,
+                "mel_bins": 64,
+                "z_channels": 8,
+                "resolution": 256,
+                "in_channels": 2,
+                "out_ch": 2,
+                "ch": 128,  # must equal z_channels * mel_bins / 4: the latents' statistics have that size
+                "ch_mult": [1, 1, 1],
+                "num_res_blocks": 0,
+                "attn_resolutions": [],
+                "dropout": 0.0,
+                "mid_block_add_attention": False,
+                "norm_type": "pixel",
+                "causality_axis": "height",
+            },
+        }
+    },
+    "preprocessing": {"stft": {"filter_length": 1024, "hop_length": 160, "causal": True}, "mel": {"n_mel_channels": 64}},
+}
+
+VOCODER: Final[dict[str, Any]] = {
+    "vocoder": {
+        "upsample_initial_channel": 64,
+        "resblock": "AMP1",
+        "upsample_rates": [5, 2, 2, 2, 2, 2],
+        "upsample_kernel_sizes": [11, 4, 4, 4, 4, 4],
+        "resblock_kernel_sizes": [3, 7, 11],
+        "resblock_dilation_sizes": [[1, 3, 5]] * 3,
+        "stereo": True,
+        "use_tanh_at_final": False,
+        "activation": "snakebeta",
+        "use_bias_at_final": False,
+    },
+    "bwe": {
+        "upsample_initial_channel": 32,
+        "resblock": "AMP1",
+        "upsample_rates": [6, 5, 2, 2, 2],
+        "upsample_kernel_sizes": [12, 11, 4, 4, 4],
+        "resblock_kernel_sizes": [3, 7, 11],
+        "resblock_dilation_sizes": [[1, 3, 5]] * 3,
+        "stereo": True,
+        "use_tanh_at_final": False,
+        "activation": "snakebeta",
+        "use_bias_at_final": False,
+        "input_sampling_rate": 16000,
+        "output_sampling_rate": 48000,
+        "n_fft": 512,
+        "hop_length": 80,
+        "win_size": 512,
+        "num_mels": 64,
+    },
+}
+
+# One mini-batch is (frames, side, batch): equal cost, so the mix of sizes does not change the speed.
+STAGES: Final[dict[str, dict[str, Any]]] = {
+    "video_vae": {
+        "steps": 3700,
+        "lr": 4e-4,
+        "matrix_lr": 0.02,
+        "warmup": 100,
+        "betas": [0.9, 0.99],
+        "clip": 1.0,
+        "ema": 0.998,
+        "batch": [9, 64, 8],
+        "late": 0.75,
+        "late_batches": [[17, 64, 4], [9, 128, 2]],
+        "late_share": 0.25,
+        "foreground": 4.0,
+        "edges": 0.5,
+        "noise_floor": 0.25,
+        "kl": 3e-4,
+    },
+    "transformer": {
+        "steps": 8000,
+        "lr": 1e-3,
+        "matrix_lr": 0.02,
+        "warmup": 100,
+        "betas": [0.9, 0.99],
+        "clip": 1.0,
+        "ema": 0.998,
+        "groups": 32,
+        "each": 2,
+        "slots": 32,
+        "dropout": 0.12,
+        "audio_weight": 0.3,
+        "mix": [[[9, 64], 1.0]],
+    },
+}
+
+
+def recipe_hash(config: dict[str, Any]) -> str:
+    """SHA-256 over the recipe and the code of this room: what a trained checkpoint was made by."""
+    room = Path(__file__).resolve().parents[1]
+    digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode())
+    for path in sorted([*room.glob("*.py"), *room.glob("train/*.py")]):
+        digest.update(path.relative_to(room).as_posix().encode())
+        digest.update(path.read_bytes())
+    return digest.hexdigest()

@@ -1,0 +1,104 @@
+"""Train the official video VAE on rendered clips."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from parity.world.render import render_batch
+from parity.world.scene import Scene, all_captions
+from parity.world.train.recipe import SEED, STAGES, VAE
+from parity.world.train.state import Stage
+
+
+class VideoVae(nn.Module):
+    """Encoder and decoder under the checkpoint's names."""
+
+    def __init__(self, config: dict[str, Any]) -> None:
+        super().__init__()
+        from ltx_core.model.video_vae.model_configurator import VideoDecoderConfigurator, VideoEncoderConfigurator
+
+        self.encoder = VideoEncoderConfigurator.from_config({"vae": config})
+        self.decoder = VideoDecoderConfigurator.from_config({"vae": config})
+        for part in (self.encoder, self.decoder):  # identity until the latents' statistics are known
+            part.per_channel_statistics.get_buffer("mean-of-means").zero_()
+            part.per_channel_statistics.get_buffer("std-of-means").fill_(1.0)
+        with torch.no_grad():
+            self.encoder.conv_out.conv.bias[-1] = -5.0  # little latent noise: the decoder must see something first
+
+    def moments(self, video: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Means and log variance before the encoder drops the latter. (B, 128, F', H', W'), (B, 1, ...)"""
+        caught: list[torch.Tensor] = []
+        hook = self.encoder.conv_out.register_forward_hook(lambda _m, _i, out: caught.append(out))
+        try:
+            self.encoder(video)
+        finally:
+            hook.remove()
+        out = caught[0].float()
+        return out[:, :-1], out[:, -1:].clamp(-10.0, 4.0)
+
+
+def sample_scenes(rng: np.random.Generator, count: int) -> list[Scene]:
+    """Scenes of any caption: the VAE sees no text, so nothing is held out from it."""
+    captions = all_captions()
+    return [Scene.sample(captions[i], rng) for i in rng.integers(0, len(captions), count)]
+
+
+def to_video(frames: np.ndarray) -> torch.Tensor:
+    """(B, F, H, W, 3) in [0, 1] to (B, 3, F, H, W) in [-1, 1]."""
+    return torch.from_numpy(frames).permute(0, 4, 1, 2, 3).contiguous() * 2.0 - 1.0
+
+
+def batch_size(config: dict[str, Any], step: int, rng: np.random.Generator) -> list[int]:
+    """(frames, side, batch) of a step: other sizes join late."""
+    if step >= config["late"] * config["steps"] and rng.random() < config["late_share"]:
+        picked: list[int] = config["late_batches"][rng.integers(len(config["late_batches"]))]
+        return picked
+    base: list[int] = config["batch"]
+    return base
+
+
+def loss_of(vae: VideoVae, config: dict[str, Any], step: int) -> tuple[torch.Tensor, dict[str, float]]:
+    """Absolute and squared error, heavier on the shape and its outline, plus a small KL term."""
+    rng = np.random.default_rng([SEED, 1, step])
+    frames, side, count = batch_size(config, step, rng)
+    video = to_video(render_batch(sample_scenes(rng, count), frames, side))
+    with torch.autocast("cpu", torch.bfloat16):
+        mean, log_variance = vae.moments(video)
+        # The floor makes the decoder forgive what the transformer gets slightly wrong.
+        latent = mean + torch.sqrt(log_variance.exp() + config["noise_floor"] ** 2) * torch.randn_like(mean)
+        output = vae.decoder(latent)
+    output = output.float()
+    error = output - video
+    with torch.no_grad():  # the shape and three pixels around it
+        shape = (video - video[..., :1, :1]).abs().amax(1, keepdim=True) > 0.04
+        weight = 1.0 + config["foreground"] * F.max_pool3d(shape.float(), (1, 7, 7), 1, (0, 3, 3))
+    across = (error[..., 1:] - error[..., :-1]).abs() * weight[..., 1:]
+    down = (error[..., 1:, :] - error[..., :-1, :]).abs() * weight[..., 1:, :]
+    sharp = min(1.0, max(0.0, (step / config["steps"] - 0.1) / 0.4))  # absolute error stalls while all is still blur
+    pixels = (weight * ((0.1 + 0.9 * sharp) * error.abs() + 2.0 * error.square())).mean()
+    divergence = 0.5 * (mean.square() + log_variance.exp() - 1.0 - log_variance).mean()
+    loss = pixels + sharp * config["edges"] * (across.mean() + down.mean()) + config["kl"] * divergence
+    mse = float(error.detach().square().mean())
+    figures = {"kl": float(divergence.detach()), "sigma": float(torch.exp(0.5 * log_variance).mean().detach())}
+    return loss, {f"mse_{frames}x{side}": mse, **figures}
+
+
+def train(folder: Path, until: float | None = None) -> bool:
+    """Run or resume the stage; its state and curve are in `folder`."""
+    torch.manual_seed(SEED)
+    vae = VideoVae(VAE)
+    stage = Stage("video_vae", vae, STAGES["video_vae"], folder)
+    return stage.run(lambda step: loss_of(vae, STAGES["video_vae"], step), until=until)
+
+
+if __name__ == "__main__":
+    import sys
+
+    torch.set_num_threads(1)
+    train(Path(sys.argv[1]), None)
