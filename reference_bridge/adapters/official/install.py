@@ -95,7 +95,10 @@ def _runs(python: Path) -> bool:
 
 
 def _step(what: str, command: list[str]) -> str:
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    except OSError as error:
+        raise InstallError(f"could not {what}: {error}") from error
     if done.returncode != 0:
         said = "\n".join((done.stderr or done.stdout).strip().splitlines()[-12:])
         raise InstallError(f"could not {what} (status {done.returncode}):\n{said}")
