@@ -90,8 +90,7 @@ class Clip:
         ids = self.tokenizer.encode(captions)
         if self.config.model_type == "clip":
             self._refuse_unknown(captions, ids)
-        parts = [self.model.text_features(mx.array(ids[i : i + batch])) for i in range(0, len(ids), batch)]
-        return _unit(parts, self.config.projection_dim)
+        return _unit([self.text_features(ids[i : i + batch]) for i in range(0, len(ids), batch)], self.config.projection_dim)
 
     def embed_frames(self, frames: np.ndarray) -> np.ndarray:
         """uint8 (F, H, W, 3) to (views, D) float32 of unit length, sampled as the folder declares."""
@@ -113,8 +112,16 @@ class Clip:
                 expected=f"({side}, {side}, {self.config.vision.num_channels})",
                 next_step="let size or crop_size match vision_config.image_size",
             )
-        parts = [self.model.image_features(mx.array(pixels[i : i + batch])) for i in range(0, len(pixels), batch)]
+        parts = [self.image_features(pixels[i : i + batch]) for i in range(0, len(pixels), batch)]
         return _unit(parts, self.config.projection_dim)
+
+    def text_features(self, input_ids: np.ndarray) -> np.ndarray:
+        """(n, T) ids to (n, D) float32, as the tower gives them."""
+        return np.array(self.model.text_features(mx.array(input_ids)))
+
+    def image_features(self, pixel_values: np.ndarray) -> np.ndarray:
+        """(n, H, W, 3) normalised pixels to (n, D) float32, as the tower gives them."""
+        return np.array(self.model.image_features(mx.array(pixel_values)))
 
     def _refuse_unknown(self, captions: Sequence[str], ids: np.ndarray) -> None:
         """Unknown characters become the end token, at which the text tower would stop reading."""
@@ -206,8 +213,8 @@ def fingerprint(folder: Path) -> str:
     return digest.hexdigest()
 
 
-def _unit(parts: list[mx.array], width: int) -> np.ndarray:
+def _unit(parts: list[np.ndarray], width: int) -> np.ndarray:
     if not parts:
         return np.zeros((0, width), np.float32)
-    features = mx.concatenate(parts)
-    return np.array(features / mx.linalg.norm(features, axis=-1, keepdims=True))
+    features = np.concatenate(parts)
+    return np.asarray(features / np.linalg.norm(features, axis=-1, keepdims=True), np.float32)
