@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from parity.sites import SkipRule, component_of, order_of, skip_rule
+from parity.sites import SkipRule, component_of, native_only, order_of, skip_rule
 from parity.trace import Key, Record
 
 
@@ -72,7 +72,8 @@ def align(reference: Iterable[Record], native: Iterable[Record]) -> Alignment:
             unmatched.append(record)
         else:
             pairs.append((record, partner))
-    return Alignment(tuple(pairs), tuple(skipped), tuple(unmatched), tuple(natives.values()))
+    left = tuple(record for record in natives.values() if not native_only(record.key.site))
+    return Alignment(tuple(pairs), tuple(skipped), tuple(unmatched), left)
 
 
 def _unique(records: Iterable[Record], side: str) -> dict[Key, Record]:

@@ -65,8 +65,8 @@ def tapped(roots: Mapping[str, nn.Module], on_call: OnCall) -> Iterator[None]:
 
 def _tap_class(original: type, site: str, on_call: OnCall) -> type:
     def call(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        output = original.__call__(self, *args, **kwargs)  # type: ignore[operator]
-        on_call(site, self, bind(original.__call__, (self, *args), kwargs), output)  # type: ignore[operator]
+        output = original.__call__(self, *args, **kwargs)
+        on_call(site, self, bind(original.__call__, (self, *args), kwargs), output)
         return output
 
     return type(original.__name__, (original,), {"__call__": call, "_parity_tap": True})

@@ -5,15 +5,27 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
+import numpy as np
+import numpy.typing as npt
 
+from ltx_native.guidance_params import passes
+from ltx_native.models import Models
+from ltx_native.noise import Noise
+from ltx_native.pipelines.one_stage import one_stage
 from ltx_native.pipelines.stages import Stage
+from ltx_native.request import Request
 from parity.capture.tree import arrays_in, to_tree
+from parity.cases import Case
+from parity.sites import component_of
 from parity.taps import call_name, tapped
-from parity.trace import TraceWriter
+from parity.trace import Trace, TraceWriter
+
+Array = npt.NDArray[Any]
 
 _MODALITIES = ("video", "audio")
 
@@ -122,3 +134,78 @@ def recording(roots: Mapping[str, nn.Module], recorder: NativeRecorder) -> Itera
     with tapped(roots, recorder.on_call):
         yield recorder
     recorder.flush()
+
+
+@dataclass(frozen=True)
+class NativeRun:
+    """What the native pipeline gave: its trace and the decoded clip (uint8 (n, H, W, 3); float32 (channels, samples))."""
+
+    trace: Trace
+    frames: Array
+    waveform: Array
+    sample_rate: int
+
+
+def request_of(case: Case, output: Path | None = None) -> Request:
+    """The case as a user's request to the native engine."""
+    return Request(
+        prompt=case.prompt,
+        negative_prompt=case.negative_prompt,
+        output_path=str(output) if output else None,
+        pipeline=case.mode,
+        width=case.width,
+        height=case.height,
+        num_frames=case.num_frames,
+        frame_rate=case.frame_rate,
+        steps=case.steps,
+        guidance=case.video.cfg,
+        stg_scale=case.video.stg,
+        stg_blocks=case.video.stg_blocks,
+        modality_scale=case.video.modality,
+        rescale_scale=case.video.rescale,
+        audio_guidance=case.audio.cfg,
+        audio_stg_scale=case.audio.stg,
+        audio_stg_blocks=case.audio.stg_blocks,
+        audio_modality_scale=case.audio.modality,
+        audio_rescale_scale=case.audio.rescale,
+        seed=case.seed,
+        dtype="float32",
+    )
+
+
+def injected_noise(reference: Trace) -> Noise:
+    """The reference's own draws, in their order, for the native side to start from."""
+    draws: dict[int, mx.array] = {}
+    for record in reference.records:
+        if component_of(record.key.site) == "noise":
+            index = int(record.inputs["draw"]["value"]) if "draw" in record.inputs else len(draws)
+            draws[index] = mx.array(reference.tensor(record.outputs))
+    return Noise(draws.pop(0, None), draws.pop(1, None), draws)
+
+
+def capture(models: Models, case: Case, noise: Noise, folder: Path, manifest: Mapping[str, Any]) -> NativeRun:
+    """Run a case with every module tapped; modules stay loaded in ``models`` for the replay that follows."""
+    models.load_all(components_of(case))
+    request = request_of(case)
+    resolved = request.resolved()
+    frames: list[Array] = []
+    waveform, sample_rate = np.zeros((0, 0), np.float32), 0
+    with TraceWriter(folder, {"side": "native", "engine": "native", **manifest}) as writer:
+        recorder = NativeRecorder(writer, passes(resolved.video_guider(), resolved.audio_guider()))
+        with recording(loaded_roots(models, case), recorder):
+            for stage in one_stage(models, request, noise=noise, batch_guidance=False):
+                recorder.on_stage(stage)
+                if stage.name == "frames":
+                    frames.append(np.array(stage.tensors["frames"]))
+                elif stage.name == "waveform":
+                    waveform, sample_rate = np.array(stage.tensors["audio"]), int(stage.values["sample_rate"])
+    return NativeRun(Trace(folder), np.concatenate(frames), waveform, sample_rate)
+
+
+def components_of(case: Case) -> tuple[str, ...]:
+    """The components a case runs through."""
+    return ("gemma", "embeddings_processor", "transformer", "video_decoder", "audio_decoder", "vocoder")
+
+
+def loaded_roots(models: Models, case: Case) -> dict[str, nn.Module]:
+    return models.load_all(components_of(case))

@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parents[2]
 TIMEOUT_S = 1800
 
 
-class ReferenceError(Exception):
+class ReferenceUnavailable(Exception):
     """The reference could not be run: not installed, failed, or left no whole trace."""
 
 
@@ -43,17 +43,17 @@ class Checkpoint:
 def reference_python() -> Path:
     """The reference environment's interpreter: `LTX_REFERENCE_PYTHON`, else the one `make reference` sets up.
 
-    Raises `ReferenceError` with the command to run when there is none.
+    Raises `ReferenceUnavailable` with the command to run when there is none.
     """
     named = os.environ.get("LTX_REFERENCE_PYTHON")
     path = Path(named) if named else ROOT / ".venv-reference" / "bin" / "python"
     if not path.is_file():
-        raise ReferenceError(f"the reference environment is not set up: {path} does not exist; run `make reference`")
+        raise ReferenceUnavailable(f"the reference environment is not set up: {path} does not exist; run `make reference`")
     return path
 
 
 def run_official(arguments: Sequence[str], quiet: bool = True) -> str:
-    """Call the official adapter's command line; its standard output. Raises `ReferenceError` with the tail of stderr."""
+    """Call the official adapter's command line; its standard output. Raises `ReferenceUnavailable` with the tail of stderr."""
     command = [str(reference_python()), "-m", "reference_bridge.adapters.official", *arguments]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
     try:
@@ -69,10 +69,10 @@ def run_official(arguments: Sequence[str], quiet: bool = True) -> str:
             check=False,
         )
     except (OSError, subprocess.TimeoutExpired) as error:
-        raise ReferenceError(f"the reference did not run: {error}") from error
+        raise ReferenceUnavailable(f"the reference did not run: {error}") from error
     if result.returncode != 0:
         tail = "\n".join((result.stderr or "").strip().splitlines()[-8:])
-        raise ReferenceError(f"the reference stopped with status {result.returncode}: {tail}")
+        raise ReferenceUnavailable(f"the reference stopped with status {result.returncode}: {tail}")
     return result.stdout
 
 
@@ -119,7 +119,7 @@ class ReferenceCache:
     def capture(self, case: Case, checkpoint: Checkpoint, sites: Sequence[str] = (), quiet: bool = True) -> tuple[Trace, Path]:
         """The trace and the mp4 of the reference's run, from the cache or from a run now.
 
-        Raises `ReferenceError` when the reference cannot be run; a damaged entry is thrown away and made again.
+        Raises `ReferenceUnavailable` when the reference cannot be run; a damaged entry is thrown away and made again.
         """
         reference_python()  # a cached capture of a reference that is gone is no evidence about it
         entry = self.folder / self.key(case, checkpoint, sites)
@@ -138,7 +138,7 @@ class ReferenceCache:
             try:
                 Trace(making / "trace")
             except TraceError as error:
-                raise ReferenceError(f"the reference left no whole trace: {error}") from error
+                raise ReferenceUnavailable(f"the reference left no whole trace: {error}") from error
             if not entry.exists():  # another process may have made the same capture meanwhile
                 making.rename(entry)
         return Trace(entry / "trace"), entry / "video.mp4"

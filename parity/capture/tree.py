@@ -47,6 +47,9 @@ def to_tree(value: Any, store: Store) -> dict[str, Any]:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         fields = {f.name: to_tree(getattr(value, f.name), store) for f in dataclasses.fields(value)}
         return {"type": type(value).__name__, "fields": fields}
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        named = {name: to_tree(getattr(value, name), store) for name in value._fields}
+        return {"type": type(value).__name__, "fields": named}
     if isinstance(value, Mapping):
         return {"fields": {str(name): to_tree(child, store) for name, child in value.items()}}
     if isinstance(value, (list, tuple)):
@@ -65,6 +68,8 @@ def output_arrays(value: Any, prefix: str = "") -> dict[str, Array]:
     children: dict[str, Any] = {}
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         children = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
+    elif isinstance(value, tuple) and hasattr(value, "_fields"):
+        children = {name: getattr(value, name) for name in value._fields}
     elif isinstance(value, Mapping):
         children = {str(name): child for name, child in value.items()}
     elif isinstance(value, (list, tuple)):

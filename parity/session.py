@@ -1,0 +1,180 @@
+"""One comparison from request to verdict: capture both sides, measure, localise, judge, write results and page."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+
+from ltx_native.checkpoint import Checkpoint as NativeCheckpoint
+from ltx_native.errors import UserError
+from ltx_native.media import write_video
+from ltx_native.models import Models
+from ltx_native.verdict import current_fingerprints
+from parity import provenance
+from parity.align import align
+from parity.bounds import Bounds, load_bounds
+from parity.capture.native import NativeRun, capture, components_of, injected_noise, loaded_roots
+from parity.capture.reference import Checkpoint, ReferenceCache, ReferenceUnavailable
+from parity.capture.replay import Replayer, ReplayError
+from parity.cases import Case
+from parity.gate import Judgement, TensorPolicy, judge_tensors, load_policy, write_verdict
+from parity.localise import failing, first_guilty
+from parity.measure_case import Array, end_to_end, measure_pairs
+from parity.report import build_report
+from parity.results import SCHEMA, CaseResult, case_to_json, write_json
+from parity.trace import Record, Trace, TraceError, file_sha256
+
+
+@dataclass
+class Session:
+    """A run of cases on one checkpoint. ``output`` gets traces, media, results.json, report.html and verdict.json."""
+
+    checkpoint: Checkpoint
+    output: Path
+    cache: ReferenceCache
+    quiet: bool = True
+    policy: TensorPolicy = field(default_factory=load_policy)
+    bounds: Bounds = field(default_factory=lambda: load_bounds("float32"))
+    cases: list[CaseResult] = field(default_factory=list)
+    _models: Models | None = None
+
+    def models(self) -> Models:
+        """The native side, in float32, loaded once for all cases."""
+        if self._models is None:
+            self._models = Models(self.native_checkpoint(), mx.float32, keep=True)
+        return self._models
+
+    def native_checkpoint(self) -> NativeCheckpoint:
+        paths = self.checkpoint
+        return NativeCheckpoint.open(str(paths.model), str(paths.gemma), str(paths.upsampler) if paths.upsampler else None)
+
+    def compare(self, case: Case) -> CaseResult:
+        """Compare one case; what makes a comparison impossible becomes the result's ``problem``."""
+        self._say(f"{case.name}: reference …")
+        try:
+            result = self._compare(case)
+        except (ReferenceUnavailable, TraceError, UserError) as error:
+            result = CaseResult(case.name, case.request(), "float32", problem=f"{error}")
+        self.cases.append(result)
+        return result
+
+    def _compare(self, case: Case) -> CaseResult:
+        start = time.perf_counter()
+        reference, reference_video = self.cache.capture(case, self.checkpoint, quiet=self.quiet)
+        captured = time.perf_counter()
+        self._say(f"{case.name}: native …")
+        folder = self.output / case.name
+        models = self.models()
+        manifest = {"dtype": "float32", "device": str(mx.default_device()), "commit": provenance.commit()}
+        native = capture(models, case, injected_noise(reference), folder / "native-trace", manifest)
+        ran = time.perf_counter()
+        self._say(f"{case.name}: comparing …")
+        rows = measure_pairs(
+            alignment := align(reference.records, native.trace.records),
+            reference,
+            native.trace,
+            _replay(Replayer.of(loaded_roots(models, case)), reference),
+        )
+        result = CaseResult(
+            name=case.name,
+            request=case.request(),
+            dtype="float32",
+            coverage=alignment.coverage(),
+            rows=tuple(rows),
+            finding=first_guilty(rows, self.bounds, self.policy.wiring),
+            end_to_end=end_to_end(reference, native.trace, _media(reference, native), self.policy),
+            media=self._write_media(case, native, reference_video),
+            timings={
+                "reference_s": captured - start,
+                "native_s": ran - captured,
+                "compare_s": time.perf_counter() - ran,
+            },
+            provenance={"reference": _manifest(reference), "components": components_of(case)},
+        )
+        guilty = {id(row) for row in failing(rows, self.bounds)}
+        return replace(result, failed=frozenset(i for i, row in enumerate(rows) if id(row) in guilty))
+
+    def _write_media(self, case: Case, native: NativeRun, reference_video: Path) -> dict[str, str]:
+        folder = self.output / case.name
+        ours, theirs = folder / "native.mp4", folder / "reference.mp4"
+        write_video(ours, iter([native.frames]), case.frame_rate, native.waveform, native.sample_rate)
+        theirs.write_bytes(reference_video.read_bytes())
+        return {"native": f"{case.name}/native.mp4", "reference": f"{case.name}/reference.mp4"}
+
+    def finish(self, judgement: Judgement | None = None) -> dict[str, Any]:
+        """Judge all cases, write results.json, report.html and verdict.json; returns the verdict."""
+        judgement = judgement or judge_tensors(self.cases)
+        results = self.output / "results.json"
+        write_json(
+            results,
+            {
+                "schema": SCHEMA,
+                "verdict": judgement.verdict,
+                "reasons": judgement.reasons,
+                "environment": provenance.environment(),
+                "policy": vars(self.policy),
+                "cases": [case_to_json(case, self.bounds) for case in self.cases],
+            },
+        )
+        build_report(results)
+        compared = sum(case.coverage.compared for case in self.cases if case.coverage)
+        evidence = {
+            "results": {"path": "results.json", "sha256": file_sha256(results)},
+            "sites_compared": compared,
+            "dtype": "float32",
+            "cases": [case.name for case in self.cases],
+        }
+        try:
+            checkpoint = self.native_checkpoint().fingerprint()
+        except UserError as error:
+            judgement = judgement.join(Judgement("inconclusive", (str(error),)))
+            checkpoint = ""
+        return write_verdict(
+            self.output / "verdict.json", judgement, current_fingerprints(checkpoint), evidence, provenance.commit()
+        )
+
+    def _say(self, text: str) -> None:
+        if not self.quiet and sys.stderr.isatty():
+            print(text, file=sys.stderr)
+
+
+def _replay(replayer: Replayer, reference: Trace) -> Any:
+    def run(record: Record) -> dict[str, Array] | str | None:
+        if not replayer.can(record):
+            return None
+        try:
+            return replayer.run(record, reference)
+        except ReplayError as error:
+            return str(error)
+
+    return run
+
+
+def _media(reference: Trace, native: NativeRun) -> dict[str, tuple[Array, Array]]:
+    """(native, reference) frames in [0, 1] and waveform, from the reference's own records."""
+    frames = [reference.tensor(record.outputs["fields"]["frames"]) for record in reference.site("frames")]
+    waveforms = [reference.tensor(record.outputs["fields"]["audio"]) for record in reference.site("waveform")]
+    if not frames or len(waveforms) != 1:
+        return {}
+    return {
+        "frames": (native.frames / np.float32(255), np.concatenate(frames) / np.float32(255)),
+        "waveform": (native.waveform, waveforms[0]),
+    }
+
+
+def _manifest(trace: Trace) -> dict[str, Any]:
+    return {name: value for name, value in trace.manifest.items() if name not in ("files", "request")}
+
+
+def run_cases(session: Session, cases: Sequence[Case]) -> dict[str, Any]:
+    """Compare all cases and finish; the verdict."""
+    for case in cases:
+        session.compare(case)
+    return session.finish()
