@@ -11,16 +11,18 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from pathlib import Path
 
 import mlx.core as mx
+import numpy as np
 
 from ltx_native.errors import CheckpointError
 from ltx_native.files import read_header, resolve
 from ltx_native.quantize import dequantise, derive, quantise
 from ltx_native.tensor_files import read_tensors
 
-_PREFIX = re.compile(r"^(model\.)?diffusion_model\.|^transformer\.(?!transformer_blocks$)")
+_PREFIX = re.compile(r"^((model\.)?diffusion_model|transformer)\.")
 _FACTOR = re.compile(r"\.(lora_A|lora_B|lora_down|lora_up)(\.default)?\.weight$")
 _ROLE = {"lora_A": "A", "lora_down": "A", "lora_B": "B", "lora_up": "B"}
 
@@ -71,10 +73,9 @@ def fuse(weights: dict[str, mx.array], loras: Sequence[LoRA], dtype: mx.Dtype) -
             share = "none" if len(unmatched) == len(lora.layers) else f"only {len(lora.layers) - len(unmatched)}"
             raise _unfit(lora.path, f"{share} of its {len(lora.layers)} layers fits the model; unmatched", unmatched)
         for layer, factors in lora.layers.items():
-            delta = mx.matmul(factors.b * (lora.strength * factors.scale), factors.a)
-            deltas.setdefault(layer, []).append(delta.astype(dtype))
+            deltas.setdefault(layer, []).append(_delta(factors, lora.strength).astype(dtype))
     for layer, parts in deltas.items():
-        total = parts[0] if len(parts) == 1 else mx.sum(mx.stack(parts), axis=0)
+        total = reduce(mx.add, (part.astype(mx.float32) for part in parts)).astype(dtype)
         if f"{layer}.scales" in weights:
             _fuse_quantised(result, layer, total)
             continue
@@ -83,6 +84,16 @@ def fuse(weights: dict[str, mx.array], loras: Sequence[LoRA], dtype: mx.Dtype) -
             raise _misfit(layer, total.shape, weight.shape)
         result[f"{layer}.weight"] = (total + weight.astype(dtype)).astype(dtype)
     return result
+
+
+def _delta(factors: Factors, strength: float) -> mx.array:
+    """strength · B · A with ltx-core's roundings: float32 inside each operation, the adapter's dtype between them.
+
+    (MLX would round a Python scalar to bfloat16 before multiplying; PyTorch multiplies in float32.)
+    """
+    own = mx.result_type(factors.a, factors.b)
+    b = (factors.b.astype(mx.float32) * (strength * factors.scale)).astype(own)
+    return (b.astype(mx.float32) @ factors.a.astype(mx.float32)).astype(own)
 
 
 def _fuse_quantised(result: dict[str, mx.array], layer: str, delta: mx.array) -> None:
@@ -115,7 +126,7 @@ def _factors(path: Path, layer: str, parts: Mapping[str, mx.array]) -> Factors:
             "A (rank, in), B (out, rank)",
             "Use an adapter for linear layers",
         )
-    scale = float(parts["alpha"].astype(mx.float32).item()) / a.shape[0] if "alpha" in parts else 1.0
+    scale = float(np.array(parts["alpha"].astype(mx.float32))) / a.shape[0] if "alpha" in parts else 1.0
     return Factors(a, b, scale)
 
 

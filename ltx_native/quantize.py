@@ -25,6 +25,13 @@ class Quantisation:
     group_size: int
 
 
+class QuantizedLinear(nn.QuantizedLinear):
+    """nn.QuantizedLinear whose argument has the official name, as `layers.Linear` has."""
+
+    def __call__(self, input: mx.array) -> mx.array:
+        return super().__call__(input)
+
+
 def derive(in_features: int, packed: tuple[int, ...], scales: tuple[int, ...], where: str) -> Quantisation:
     """Bits and group size of a layer of `in_features` from the shapes of its packed weight and its scales."""
     bits, rest = divmod(packed[-1] * 32, in_features)
@@ -63,6 +70,9 @@ def prepare(module: nn.Module, weights: Mapping[str, mx.array], where: str) -> d
 
     if found:
         nn.quantize(module, class_predicate=parameters)
+        for layer in module.modules():
+            if type(layer) is nn.QuantizedLinear:
+                layer.__class__ = QuantizedLinear
     return found
 
 
