@@ -49,7 +49,8 @@ def diffuse(
 ) -> Generator[Stage, None, Latents]:
     """Yields ``schedule``, ``state`` and every ``step``; returns video (1, F, H, W, 128) and audio (1, T, 16, 8)."""
     yield schedule_stage(sigmas, part)
-    # A stage that starts below sigma 1 keeps part of its latents.
+    # A stage that goes on from latents keeps part of them; one that starts from nothing is noise alone, although the
+    # first sigma of the schedule is a last bit below 1.
     noised = partial(_noised, run, noise_scale=float(sigmas[0]))
     states = noised(targets[0], video), noised(targets[1], audio)
     yield state_stage(*states, part)
@@ -62,7 +63,7 @@ def diffuse(
 
 
 def _noised(run: Run, target: VideoTarget | AudioTarget, start: Start, noise_scale: float) -> LatentState:
-    scale = 0.0 if start.frozen else noise_scale
+    scale = 0.0 if start.frozen else 1.0 if start.latent is None else noise_scale
     state = noised_state(run, target, start.items, start.latent, scale, start.seed_offset)
     if not start.frozen:
         return state

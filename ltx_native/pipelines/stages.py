@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 import numpy as np
 
 from ltx_native.conditioning import AudioTarget, ConditioningItem, LatentState, Target, VideoTarget, with_conditionings
+from ltx_native.errors import RequestError
 from ltx_native.models import Models
 from ltx_native.noise import Draws, Noise, add_noise
 from ltx_native.patchify import VideoLatentShape, audio_latent_frames
 from ltx_native.request import Request, ResolvedRequest
+
+if TYPE_CHECKING:
+    from ltx_native.media import Audio
 
 
 @dataclass(frozen=True)
@@ -46,11 +50,16 @@ class Run:
     request: ResolvedRequest
     draws: Draws
     batch_guidance: bool | None = None
+    sound: Audio | None = None  # stereo, as long as the clip at most
 
     @classmethod
     def of(cls, models: Models, request: Request, noise: Noise | None, batch_guidance: bool | None) -> Run:
-        resolved = request.resolved()
-        return cls(models, resolved, Draws(resolved.seed, noise), batch_guidance)
+        r = request.resolved()
+        sound = None
+        if r.effective_mode == "audio_ref_video":
+            assert r.audio_path is not None
+            sound = _read_sound(r.audio_path, r.num_frames / r.frame_rate)
+        return cls(models, r, Draws(r.seed, noise), batch_guidance, sound)
 
     @property
     def dtype(self) -> mx.Dtype:
@@ -64,6 +73,15 @@ class Run:
     def audio_target(self) -> AudioTarget:
         r = self.request
         return AudioTarget(audio_latent_frames(r.num_frames, r.frame_rate))
+
+
+def _read_sound(path: str, seconds: float) -> Audio:
+    from ltx_native.media import read_audio, to_stereo
+
+    sound = read_audio(path, max_duration=seconds)
+    if sound is None:
+        raise RequestError("there is no sound in the file", "audio_path", path, "a file with sound", "Give another file")
+    return to_stereo(sound)
 
 
 def encode_prompts(run: Run, prompts: Mapping[str, str]) -> Generator[Stage, None, dict[str, Context]]:
@@ -111,13 +129,18 @@ def state_stage(video: LatentState, audio: LatentState, part: str) -> Stage:
     return Stage("state", {f"{m}.{n}": getattr(s, n) for m, s in both.items() for n in names}, values={"stage": part})
 
 
-def decode(run: Run, video: mx.array, audio: mx.array | None) -> Iterator[Stage]:
-    """Latents (1, F, H, W, 128) and (1, T, 16, 8) to frames, chunk by chunk, and the waveform."""
-    yield Stage("latent", {"video": video, **({} if audio is None else {"audio": audio})})
+def decode(run: Run, video: mx.array, audio: mx.array) -> Iterator[Stage]:
+    """Latents (1, F, H, W, 128) and (1, T, 16, 8) to frames, chunk by chunk, and the waveform.
+
+    A sound that the request gives takes the decoded one's place: it is better than its own reconstruction.
+    """
+    rate = run.models.checkpoint.config.bwe.output_sampling_rate if run.sound is None else run.sound.sampling_rate
+    yield Stage("latent", {"video": video, "audio": audio}, values={"sample_rate": rate, "frame_rate": run.request.frame_rate})
     with run.models.use("video_decoder") as decoder:
         pixels = decoder(video)[0]  # (n, H, W, 3)
         yield Stage("frames", {"frames": to_uint8(pixels)}, values={"pixels": pixels})
-    if audio is None:
+    if run.sound is not None:
+        yield Stage("waveform", {"audio": mx.array(run.sound.waveform)}, values={"sample_rate": rate})
         return
     with run.models.use("audio_decoder") as decoder:
         mel = decoder(audio)
@@ -125,7 +148,7 @@ def decode(run: Run, video: mx.array, audio: mx.array | None) -> Iterator[Stage]
     with run.models.use("vocoder") as vocoder:
         waveform = vocoder(mel)[0].astype(mx.float32).T  # (channels, samples)
         mx.eval(waveform)
-        yield Stage("waveform", {"audio": waveform}, values={"sample_rate": int(vocoder.output_sampling_rate)})
+        yield Stage("waveform", {"audio": waveform}, values={"sample_rate": rate})
 
 
 def to_uint8(pixels: mx.array) -> mx.array:
