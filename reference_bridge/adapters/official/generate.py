@@ -25,7 +25,7 @@ def run(args: argparse.Namespace) -> int:
 
     torch.set_num_threads(args.threads)
     gemma = gemma_config(args.gemma)
-    applied = patches.apply(args.dtype, args.gemma, gemma)
+    applied = patches.apply(args.dtype, args.gemma, gemma, _frozen(args))
     noise = draws.read_noise(args.noise) if args.noise is not None else None
     with _recorder(args, request, applied) as recorder:
         drawn = draws.Draws(recorder, noise)
@@ -54,6 +54,12 @@ def run(args: argparse.Namespace) -> int:
     if not args.quiet:
         print(json.dumps(summary))
     return 0
+
+
+def _frozen(args: argparse.Namespace) -> frozenset[str]:
+    """The modalities that are given and stay as they are."""
+    kept = {"video": args.keep_video, "audio": args.keep_audio or args.mode == "a2v"}
+    return frozenset(name for name, is_kept in kept.items() if is_kept)
 
 
 def build(args: argparse.Namespace) -> tuple[Any, dict[str, Any]]:

@@ -48,13 +48,18 @@ def import_pipelines() -> None:
         importlib.import_module(f"ltx_pipelines.{name}")
 
 
-def apply(dtype: str, gemma: Path | None, gemma_config: dict[str, Any] | None) -> list[str]:
+def apply(
+    dtype: str, gemma: Path | None, gemma_config: dict[str, Any] | None, frozen: frozenset[str] = frozenset()
+) -> list[str]:
     """Apply all patches for a run in `dtype` ("float32" or "bfloat16") and return their names."""
     import torch
 
     applied = ["av-cross-timestep-1.2.0"]
     av_cross_timestep()
     import_pipelines()
+    if frozen:
+        frozen_sigma(frozen)
+        applied.append("frozen-sigma-1.2.0")
     if not torch.cuda.is_available():
         torch.cuda.synchronize = lambda *args, **kwargs: None
         applied.append("cuda-synchronize-stub")
@@ -108,6 +113,24 @@ def av_cross_timestep() -> None:
         )
 
     Preprocessor.prepare = prepare
+
+
+def frozen_sigma(frozen: frozenset[str]) -> None:
+    """In 1.2.0 a modality that is held fixed says so with sigma 0; 1.0.0 gives it the noise level of the other one.
+
+    `frozen` names the modalities ("video", "audio") that this run holds fixed; their tokens all have mask 0.
+    """
+    import torch
+    from ltx_pipelines.utils import helpers
+
+    modality = helpers.modality_from_latent_state
+
+    def modality_from_latent_state(state: Any, context: Any, sigma: Any, enabled: bool = True) -> Any:
+        name = "video" if state.positions.shape[1] == 3 else "audio"
+        fixed = name in frozen and not bool(state.denoise_mask.any())
+        return modality(state, context, torch.zeros_like(sigma) if fixed else sigma, enabled)
+
+    replace_everywhere(modality, modality_from_latent_state)
 
 
 def pipelines_in_float32() -> None:
