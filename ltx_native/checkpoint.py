@@ -39,10 +39,12 @@ class Checkpoint:
         upsampler: str | Path | None = None,
         variant: str | None = None,
     ) -> Checkpoint:
-        """Find all files of `source` (official file, split folder or Hub id) and check headers, config and key coverage."""
+        """Find all files of `source` (official file, split folder or Hub id) and check headers, configs and key coverage."""
         located = CheckpointFiles.find(source, gemma, upsampler, variant)
         checkpoint = cls(located)
         _ = located.config
+        if located.gemma_folder is not None:
+            located.check_gemma()
         for component in located.components:
             checkpoint._names(component)
         return checkpoint

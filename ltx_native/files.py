@@ -53,9 +53,13 @@ def read_header(path: Path) -> Header:
     if not isinstance(raw, dict):
         raise _damaged(path, "a header that is not an object", "a safetensors header")
     metadata = raw.pop("__metadata__", {})
+    if not isinstance(metadata, dict):
+        raise _damaged(path, "metadata that is not an object", "a safetensors header")
     end = 0
-    for name, entry in raw.items():
-        end = max(end, _check_entry(path, name, entry))
+    for start, stop in sorted(_check_entry(path, name, entry) for name, entry in raw.items()):
+        if start != end:
+            raise _damaged(path, f"a tensor at byte {start}", f"one at byte {end}: no gap, no overlap")
+        end = stop
     if 8 + length + end != size:
         raise _damaged(path, f"{size} bytes", f"{8 + length + end} bytes, as the header says")
     return Header(
@@ -66,8 +70,8 @@ def read_header(path: Path) -> Header:
     )
 
 
-def _check_entry(path: Path, name: str, entry: Any) -> int:
-    """The end of a tensor's bytes, after checking that they are as many as dtype and shape ask for."""
+def _check_entry(path: Path, name: str, entry: Any) -> tuple[int, int]:
+    """Start and end of a tensor's bytes, after checking that they are as many as dtype and shape ask for."""
     try:
         start, end = (int(offset) for offset in entry["data_offsets"])
         items = 1
@@ -78,7 +82,7 @@ def _check_entry(path: Path, name: str, entry: Any) -> int:
         raise _damaged(path, f"entry of {name}: {entry!r}", "dtype, shape and data_offsets") from None
     if start < 0 or end - start != wanted:
         raise _damaged(path, f"{end - start} bytes for {name}", f"{wanted} bytes")
-    return end
+    return start, end
 
 
 def _damaged(path: Path, value: str, expected: str) -> CheckpointError:
@@ -107,14 +111,17 @@ def resolve(source: str | Path) -> Path:
 
 
 def _from_hub(repo: str, file: str | None) -> Path:
-    from huggingface_hub import hf_hub_download, snapshot_download
+    import huggingface_hub as hub
 
     try:
         if file:
-            return Path(hf_hub_download(repo, file))
-        return Path(snapshot_download(repo, allow_patterns=["*.safetensors", "*.json", "*.model"]))
-    except Exception as error:  # the Hub's client raises its own, requests', httpx's and OS errors
-        offline = os.environ.get("HF_HUB_OFFLINE", "")
+            return Path(hub.hf_hub_download(repo, file))
+        _check_one_model(repo)
+        return Path(hub.snapshot_download(repo, allow_patterns=["*.safetensors", "*.json", "*.model"]))
+    except CheckpointError:
+        raise
+    except Exception as error:  # the Hub's client raises its own, its HTTP library's and OS errors
+        offline = hub.constants.HF_HUB_OFFLINE
         raise CheckpointError(
             "The checkpoint is neither a local path nor could be fetched from the Hub",
             repo if file is None else f"{repo}/{file}",
@@ -122,6 +129,25 @@ def _from_hub(repo: str, file: str | None) -> Path:
             "a local folder, or a repository that can be reached" + (" (HF_HUB_OFFLINE is set)" if offline else ""),
             "Check the name, or download it first and give the folder",
         ) from None
+
+
+def _check_one_model(repo: str) -> None:
+    """A repository of several single-file models is hundreds of gigabytes: one of them must be named."""
+    import huggingface_hub as hub
+
+    if hub.constants.HF_HUB_OFFLINE:
+        return
+    names = [name for name in hub.HfApi().list_repo_files(repo) if name.endswith(".safetensors") and "/" not in name]
+    companions = re.compile(r"(transformer|model)[-.]|.*(upscaler|lora)")
+    models = [name for name in names if not companions.match(name)]
+    if len(models) > 1 and not any(name.startswith(("transformer", "model")) for name in names):
+        raise CheckpointError(
+            "The repository holds several models",
+            repo,
+            ", ".join(models),
+            f"one of them, as {repo}/{models[0]}",
+            "Name the file",
+        )
 
 
 def sha256(path: Path) -> str:

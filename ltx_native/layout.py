@@ -33,7 +33,7 @@ _STATISTICS = {"mean-of-means": "mean_of_means", "std-of-means": "std_of_means"}
 #: Statistics that published VAEs carry and that no forward pass reads.
 _UNUSED = re.compile(r"(audio_)?vae\.per_channel_statistics\.(channel|mean-of-stds|mean-of-stds_over_std-of-means)$")
 _GEMMA_UNUSED = re.compile(
-    r"(model\.)?(vision_tower|multi_modal_projector)\.|((language_)?model\.)*lm_head\.weight$|.*rotary_emb\.inv_freq$"
+    r"(model\.)?(vision_tower|multi_modal_projector)\.|((language_)?model\.)*lm_head\.|.*rotary_emb\.inv_freq$"
 )
 _GEMMA_PREFIXES = ("language_model.model.", "model.language_model.", "model.")
 _CONV_TRANSPOSE = re.compile(r"(^|\.)ups\.\d+\.weight$")

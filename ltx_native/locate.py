@@ -149,6 +149,18 @@ class CheckpointFiles:
         path = self.gemma_folder / "config.json"
         return GemmaConfig.from_hf(_parse_file(path), where=f"{self.gemma_folder.name}/config.json")
 
+    def check_gemma(self) -> None:
+        """The text projection must have been made for this Gemma."""
+        wanted, found = self.config.feature_extractor, self.gemma_config
+        if (found.hidden_size, found.num_states) != (wanted.embedding_dim, wanted.num_states):
+            raise CheckpointError(
+                "Gemma does not fit the model",
+                str(self.gemma_folder),
+                f"{found.num_hidden_layers} layers of width {found.hidden_size}",
+                f"{wanted.num_states - 1} layers of width {wanted.embedding_dim}",
+                "Pass the Gemma 3 that the checkpoint was trained with",
+            )
+
     @cached_property
     def upsampler_config(self) -> UpsamplerConfig:
         if "upsampler" not in self.components:

@@ -17,6 +17,7 @@ from ltx_native.errors import CheckpointError, ConfigError, UserError
 from ltx_native.files import read_header
 from ltx_native.layout import COMPONENTS, from_gemma, from_official, from_split, to_mlx_axes, to_split
 from ltx_native.tensor_files import Pending, read_tensors, write_safetensors
+from ltx_native.text_encoder.gemma3 import GemmaTextModel
 from ltx_native.transformer.model import LTXModel
 from ltx_native.video_vae.decoder import VideoDecoder
 
@@ -191,6 +192,9 @@ def test_truncated_file(tiny: Paths, tmp_path: Path, keep: int) -> None:
         b'{"a":{"dtype":"F99","shape":[1],"data_offsets":[0,4]}}',
         b'{"a":{"dtype":"F32","shape":[1],"data_offsets":[-4,0]}}',
         b'{"a":7}',
+        b'{"__metadata__":7}',
+        b'{"a":{"dtype":"U8","shape":[2],"data_offsets":[0,2]},"b":{"dtype":"U8","shape":[2],"data_offsets":[1,3]}}',
+        b'{"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]},"b":{"dtype":"U8","shape":[2],"data_offsets":[2,4]}}',
     ],
 )
 def test_corrupt_header(tmp_path: Path, header: bytes) -> None:
@@ -221,6 +225,21 @@ def test_missing_path_and_offline_hub(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setenv("HF_HOME", str(tmp_path))
     with pytest.raises(CheckpointError, match="HF_HUB_OFFLINE is set"):
         Checkpoint.open("nobody/no-such-model")
+
+
+def test_hub_ids(tiny: Paths, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A repository of one model or a split one is fetched; of several single files one must be named."""
+    names: list[str] = []
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("huggingface_hub.HfApi.list_repo_files", lambda _, repo: names)
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda repo, allow_patterns: str(tiny["split"]))
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", lambda repo, file: str(tiny["model"]))
+    names[:] = ["ltx-dev.safetensors", "ltx-distilled.safetensors", "ltx-spatial-upscaler-x2.safetensors"]
+    with pytest.raises(CheckpointError, match=r"several models.*org/ltx/ltx-dev\.safetensors"):
+        Checkpoint.open("org/ltx")
+    assert Checkpoint.open("org/ltx/ltx-dev.safetensors").layout == "official"
+    names[:] = ["transformer-dev.safetensors", "transformer-distilled.safetensors", "vae_decoder.safetensors"]
+    assert Checkpoint.open("org/ltx").layout == "split"
 
 
 def test_folder_without_one_model(tmp_path: Path, tiny: Paths) -> None:
@@ -301,6 +320,42 @@ def test_gemma_of_the_text_only_spelling(tiny: Paths, tmp_path: Path) -> None:
     plain, full = Checkpoint.open(tiny["model"], gemma=folder), Checkpoint.open(tiny["model"])
     assert plain.gemma_config == full.gemma_config
     assert plain.weights("gemma", "float32").keys() == full.weights("gemma", "float32").keys()
+
+
+def test_gemma_of_another_size(tiny: Paths, tmp_path: Path) -> None:
+    folder = tmp_path / "gemma"
+    shutil.copytree(tiny["gemma"], folder)
+    config = json.loads((folder / "config.json").read_text())
+    config["text_config"]["num_hidden_layers"] = 5
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(CheckpointError, match=r"Gemma does not fit.*found 5 layers of width 32, expected 6 layers"):
+        Checkpoint.open(tiny["model"], gemma=folder)
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+def test_quantised_gemma_folder(tiny: Paths, tmp_path: Path, bits: int) -> None:
+    """As mlx-community publishes Gemma: every linear layer and the embedding, in groups."""
+    folder = tmp_path / "gemma"
+    shutil.copytree(tiny["gemma"], folder)
+
+    def pack(tensors: dict[str, mx.array], _: dict[str, str]) -> None:
+        for key in list(tensors):
+            if tensors[key].ndim == 2 and tensors[key].shape[-1] % 32 == 0 and key.endswith(".weight"):
+                parts = mx.quantize(tensors[key], group_size=32, bits=bits)
+                stem = key.removesuffix("weight")
+                tensors.update(zip((key, f"{stem}scales", f"{stem}biases"), parts, strict=True))
+
+    rewrite(tiny["gemma"] / "model.safetensors", folder / "model.safetensors", pack)
+    checkpoint = Checkpoint.open(tiny["model"], gemma=folder)
+    model = checkpoint.load("gemma", GemmaTextModel(checkpoint.gemma_config), "float32")
+    dense = Checkpoint.open(tiny["model"]).weights("gemma", "float32")
+    assert (model.embed_tokens.bits, model.embed_tokens.group_size) == (bits, 32)
+    got = model.embed_tokens(mx.arange(512))
+    want = dense["embed_tokens.weight"]
+    assert mx.linalg.norm(got - want).item() < {8: 0.01, 4: 0.12}[bits] * mx.linalg.norm(want).item()
+    ids = mx.array([[0, 0, 2, 9, 300, 401]])
+    states = model(ids, attention_mask=mx.array([[0, 0, 1, 1, 1, 1]]))
+    assert all(mx.all(mx.isfinite(state)).item() for _, state in tree_flatten(states))
 
 
 def test_every_error_is_a_user_error_in_words() -> None:
