@@ -41,8 +41,8 @@ def default_path() -> Path:
     named = os.environ.get("LTX_PARITY_VERDICT")
     if named:
         return Path(named)
-    last = ROOT / "reports" / "verdict.json"
-    return last if last.is_file() else ROOT / "reports" / "promoted" / "verdict.json"
+    last, promoted = ROOT / "reports" / "verdict.json", ROOT / "reports" / "promoted" / "verdict.json"
+    return promoted if promoted.is_file() and not last.is_file() else last
 
 
 def load_verdict(path: Path | None = None) -> Verdict:
@@ -57,9 +57,7 @@ def load_verdict(path: Path | None = None) -> Verdict:
     problem = _problem(content)
     if problem:
         return Verdict(path, f"the verdict at {path} {problem}")
-    return Verdict(
-        path, "", content["verdict"], tuple(content["reasons"]), content["fingerprints"], content["evidence"]
-    )
+    return Verdict(path, "", content["verdict"], tuple(content["reasons"]), content["fingerprints"], content["evidence"])
 
 
 def _problem(content: Any) -> str:
