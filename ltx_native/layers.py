@@ -1,21 +1,14 @@
 """Layers that the audio-video transformer and the text connectors share, under the official module names."""
 
-import math
-
 import mlx.core as mx
 import mlx.nn as nn
 
+from ltx_native.kernels import attention, gelu_tanh
 from ltx_native.rope import FreqsCis, apply_rotary_emb
 
 
 def rms_norm(x: mx.array, weight: mx.array | None = None, eps: float = 1e-6) -> mx.array:
     return mx.fast.rms_norm(x, weight, eps)
-
-
-def gelu_tanh(x: mx.array) -> mx.array:
-    """GELU, tanh approximation, in float32 and rounded once, as PyTorch's kernel does in bfloat16."""
-    z = x.astype(mx.float32)
-    return (0.5 * z * (1 + mx.tanh(math.sqrt(2 / math.pi) * (z + 0.044715 * (z * z * z))))).astype(x.dtype)
 
 
 class Linear(nn.Linear):
@@ -97,7 +90,7 @@ class Attention(nn.Module):
             if context_rows is not None:
                 # samples that share a context share its keys and values
                 k, values = mx.take(k, context_rows, axis=0), mx.take(values, context_rows, axis=0)
-            out = mx.fast.scaled_dot_product_attention(q, k, values, scale=self.dim_head**-0.5, mask=_per_head(mask))
+            out = attention(q, k, values, self.dim_head**-0.5, _per_head(mask))
             if perturbation_mask is not None:
                 keep = perturbation_mask[:, None]  # (B, 1, 1, 1)
                 out = out * keep + values * (1 - keep)

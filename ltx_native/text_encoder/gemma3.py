@@ -9,7 +9,8 @@ import mlx.nn as nn
 import numpy as np
 
 from ltx_native.config import GemmaConfig
-from ltx_native.layers import Linear, gelu_tanh
+from ltx_native.kernels import attention, gelu_tanh
+from ltx_native.layers import Linear
 
 Masks = Mapping[str, mx.array | None]
 Rotation = tuple[mx.array, mx.array]
@@ -79,7 +80,7 @@ class Attention(nn.Module):
         v = self._heads(self.v_proj(hidden_states))
 
         mask = "causal" if attention_mask is None else attention_mask
-        out = mx.fast.scaled_dot_product_attention(q, k, v, scale=self.scaling, mask=mask)  # (B, H, T, D)
+        out = attention(q, k, v, self.scaling, mask)  # (B, H, T, D)
         if attention_mask is not None:
             # a query that may attend to nothing (padding) gives zeros, as in PyTorch's kernel
             out = mx.where(attention_mask.any(axis=-1, keepdims=True), out, mx.array(0, out.dtype))
