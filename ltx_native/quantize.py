@@ -14,6 +14,7 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from ltx_native.errors import CheckpointError
+from ltx_native.layers import Linear
 
 BITS = (2, 3, 4, 5, 6, 8)
 GROUP_SIZES = (32, 64, 128)
@@ -61,6 +62,7 @@ def prepare(module: nn.Module, weights: Mapping[str, mx.array], where: str) -> d
             raise CheckpointError(
                 "A quantised weight has no layer", where, path, "a linear layer of the model", "Use weights for this model"
             )
+        _check_class(type(layer), f"{where}: {path}")
         shapes = weights[f"{path}.weight"].shape, weights[f"{path}.scales"].shape
         found[path] = derive(layer.weight.shape[-1], *shapes, f"{where}: {path}")
 
@@ -74,6 +76,15 @@ def prepare(module: nn.Module, weights: Mapping[str, mx.array], where: str) -> d
             if type(layer) is nn.QuantizedLinear:
                 layer.__class__ = QuantizedLinear
     return found
+
+
+def _check_class(cls: type[nn.Module], where: str) -> None:
+    """A layer that computes more than its base class would lose it in `nn.quantize`, silently, unless it says how."""
+    base = nn.Embedding if issubclass(cls, nn.Embedding) else nn.Linear
+    if cls not in (base, Linear) and cls.to_quantized is base.to_quantized:
+        raise CheckpointError(
+            "A layer of this port cannot be quantised", where, cls.__name__, "a class with its own to_quantized", "Report this"
+        )
 
 
 def quantise(weight: mx.array, how: Quantisation) -> dict[str, mx.array]:

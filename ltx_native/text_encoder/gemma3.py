@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -21,6 +22,16 @@ class ScaledWordEmbedding(nn.Embedding):
         # the scale is rounded to the weights' dtype before it multiplies (in bfloat16 sqrt(3840) becomes 62)
         embed_scale = mx.array(self.weight.shape[1] ** 0.5, dtype=self.weight.dtype)
         return super().__call__(input_ids) * embed_scale
+
+    def to_quantized(self, *args: Any, **kwargs: Any) -> nn.Module:
+        layer = super().to_quantized(*args, **kwargs)
+        layer.__class__ = QuantizedScaledWordEmbedding
+        return layer
+
+
+class QuantizedScaledWordEmbedding(nn.QuantizedEmbedding):
+    def __call__(self, input_ids: mx.array) -> mx.array:
+        return super().__call__(input_ids) * mx.array(self.dims**0.5, dtype=self.scales.dtype)
 
 
 class RMSNorm(nn.Module):
@@ -102,9 +113,7 @@ class DecoderLayer(nn.Module):
         self.pre_feedforward_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.post_feedforward_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
 
-    def __call__(
-        self, hidden_states: mx.array, position_embeddings: Rotation, attention_mask: mx.array | None
-    ) -> mx.array:
+    def __call__(self, hidden_states: mx.array, position_embeddings: Rotation, attention_mask: mx.array | None) -> mx.array:
         attended, _ = self.self_attn(
             hidden_states=self.input_layernorm(hidden_states),
             position_embeddings=position_embeddings,

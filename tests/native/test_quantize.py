@@ -15,7 +15,7 @@ from ltx_native.checkpoint import Checkpoint
 from ltx_native.convert import FORMATS, convert
 from ltx_native.errors import CheckpointError, RequestError
 from ltx_native.files import read_header
-from ltx_native.quantize import Quantisation, dequantise, derive, quantise
+from ltx_native.quantize import Quantisation, dequantise, derive, prepare, quantise
 from ltx_native.transformer.model import LTXModel
 
 Paths = dict[str, Path]
@@ -95,6 +95,21 @@ def test_wrong_scales_are_refused_at_load(tiny: Paths, tmp_path: Path) -> None:
     object.__setattr__(checkpoint, "weights", lambda *_: weights)
     with pytest.raises(CheckpointError, match=r"transformer_blocks\.0\.attn1\.to_q"):
         checkpoint.load("transformer", LTXModel(config), "float32")
+
+
+def test_a_layer_that_would_lose_its_own_arithmetic_is_refused() -> None:
+    class Doubled(nn.Linear):
+        def __call__(self, x: mx.array) -> mx.array:
+            return 2 * super().__call__(x)
+
+    class Model(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = Doubled(64, 8, bias=False)
+
+    parts = quantise(mx.zeros((8, 64)), Quantisation(8, 32))
+    with pytest.raises(CheckpointError, match=r"cannot be quantised \(in model: layer\): found Doubled"):
+        prepare(Model(), {f"layer.{part}": value for part, value in parts.items()}, "model")
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
