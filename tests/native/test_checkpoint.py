@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -363,3 +365,9 @@ def test_every_error_is_a_user_error_in_words() -> None:
     assert isinstance(error, UserError)
     assert str(error) == "A thing failed (in file): found 3, expected 4. Do this."
     assert issubclass(ConfigError, UserError)
+
+
+def test_finding_files_and_fingerprints_needs_no_mlx() -> None:
+    """Dispatch asks for a fingerprint on machines where MLX may be missing."""
+    code = "import sys, ltx_native.locate; sys.exit('mlx.core' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
