@@ -13,7 +13,7 @@ from typing import Any, Final, Protocol
 
 import numpy as np
 
-METRICS: Final = ("clip_score", "r_precision", "temporal_consistency", "liveliness")
+METRICS: Final = ("clip_score", "r_precision", "temporal_consistency", "motion")
 CHUNK: Final = 16  # frames looked at together, so that a long clip is never copied to float whole
 
 
@@ -150,19 +150,17 @@ def measure(
     )
 
 
-def differences(native: Scores, reference: Scores, enough: float, still: float) -> dict[str, float]:
+def differences(native: Scores, reference: Scores, still: float) -> dict[str, float]:
     """native - reference for each of METRICS, more is better.
 
-    `clip_score` in points; `r_precision` in {-1, 0, 1}; `temporal_consistency` relative to the reference;
-    `liveliness` in [-1, 0]: how much is missing to `enough` of the reference's motion, 0 where the reference moves by less
-    than `still` levels.
+    `clip_score` in points; `r_precision` in {-1, 0, 1}; `temporal_consistency` and `motion` relative to the reference, `motion`
+    0 where the reference moves by less than `still` levels. A frozen video is perfectly consistent; `motion` guards that.
     """
-    # np.minimum, unlike min, lets a NaN through: a missing number must not count as alive.
-    share = native.motion - native.motion if reference.motion < still else native.motion / (enough * reference.motion) - 1.0
     consistency = native.temporal_consistency - reference.temporal_consistency
+    moved = native.motion - reference.motion
     return {
         "clip_score": native.clip_score - reference.clip_score,
         "r_precision": float(native.first) - float(reference.first),
         "temporal_consistency": consistency / max(abs(reference.temporal_consistency), 0.1),
-        "liveliness": float(np.minimum(0.0, share)),
+        "motion": 0.0 * moved if reference.motion < still else moved / reference.motion,  # a NaN stays one
     }

@@ -68,7 +68,7 @@ def plan(pilot: Sequence[PairResult], policy: FidelityPolicy) -> Pilot | Judgeme
         "clip_score": min(policy.clip_score.margin_points, policy.clip_score.control_share * floor),
         "r_precision": policy.r_precision.margin,
         "temporal_consistency": policy.temporal_consistency.margin,
-        "liveliness": policy.liveliness.margin,
+        "motion": policy.motion.margin,
     }
     rows = [_differences(p, policy) for p in whole]
     bets = {}
@@ -161,7 +161,7 @@ def smoke(pair: PairResult, policy: FidelityPolicy) -> list[str]:
         problems.append(f"native: black, brightest level {native.brightest:.0f} of 255")
     if native.contrast < limit.min_contrast <= reference.contrast:
         problems.append(f"native: one flat colour, contrast {native.contrast:.2f} levels")
-    if reference.motion >= policy.liveliness.still and native.motion < limit.min_motion * reference.motion:
+    if reference.motion >= policy.motion.still and native.motion < limit.min_motion * reference.motion:
         problems.append(f"native: frozen, motion {native.motion:.3f} levels, reference {reference.motion:.3f}")
     if native.audio_rms < limit.min_audio_rms <= reference.audio_rms:
         problems.append(f"native: silent, RMS {native.audio_rms:.1e}, reference {reference.audio_rms:.1e}")
@@ -204,7 +204,7 @@ def judge_ladder(rungs: Mapping[str, Rung], policy: FidelityPolicy) -> Judgement
 def _differences(pair: PairResult, policy: FidelityPolicy) -> dict[str, float]:
     assert pair.native is not None
     assert pair.reference is not None
-    return differences(pair.native, pair.reference, policy.liveliness.enough, policy.liveliness.still)
+    return differences(pair.native, pair.reference, policy.motion.still)
 
 
 def _advisory(pairs: Sequence[PairResult], policy: FidelityPolicy) -> dict[str, Any]:

@@ -26,9 +26,8 @@ class MarginPolicy:
 
 
 @dataclass(frozen=True)
-class LivelinessPolicy:
+class MotionPolicy:
     margin: float
-    enough: float
     still: float
 
 
@@ -61,7 +60,7 @@ class FidelityPolicy:
     clip_score: ClipScorePolicy
     r_precision: MarginPolicy
     temporal_consistency: MarginPolicy
-    liveliness: LivelinessPolicy
+    motion: MotionPolicy
     smoke: SmokePolicy
     ladder: LadderPolicy
     sha256: str
@@ -78,7 +77,7 @@ TABLES: Final[dict[str, type]] = {
     "clip_score": ClipScorePolicy,
     "r_precision": MarginPolicy,
     "temporal_consistency": MarginPolicy,
-    "liveliness": LivelinessPolicy,
+    "motion": MotionPolicy,
     "smoke": SmokePolicy,
     "ladder": LadderPolicy,
 }

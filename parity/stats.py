@@ -20,6 +20,7 @@ NORMAL: Final = NormalDist()
 PRIOR: Final = 8.0  # the expected mean and spread weigh as much as this many videos
 LOSS_ROOM: Final = 1.4  # stakes leave room for a loss of 1.4 bounds, so that clipping the gains alone is enough
 MOST: Final = 0.9  # of the stake that one worst possible video would lose entirely
+MOST_HARD: Final = 0.8  # the same where the worst value is an everyday one
 Numbers = Sequence[float] | np.ndarray
 
 
@@ -72,13 +73,14 @@ def wealth(differences: Numbers, size: int, bet: Bet, null: float, target: float
     out = np.empty(values.shape)
     current, total, squares = np.ones(values.shape[:-1]), np.zeros(values.shape[:-1]), np.zeros(values.shape[:-1])
     slack = 1e-9 * bet.bound
+    most = MOST_HARD if bet.hard else MOST
     for t in range(n):
         x = values[..., t]
         rest = (size * null - total) / (size - t)  # mean of the unseen videos on the border of the null hypothesis
         expected = (PRIOR * target + total) / (PRIOR + t)
         spread = (PRIOR * bet.sigma**2 + squares - 2 * expected * total + t * expected**2) / (PRIOR + t)
         edge = np.maximum(np.maximum(expected, target) - rest, 0.0)
-        stake = np.minimum(edge / (spread + edge**2), MOST / np.maximum(rest - bet.floor, slack))
+        stake = np.minimum(edge / (spread + edge**2), most / np.maximum(rest - bet.floor, slack))
         factor = np.maximum(0.0, 1.0 + np.where(rest < bet.bound, stake, 0.0) * (x - rest))
         current = np.where(np.isinf(current), current, current * factor)
         total, squares = total + x, squares + x * x

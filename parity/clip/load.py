@@ -87,9 +87,16 @@ class Clip:
 
     def embed_texts(self, captions: Sequence[str], batch: int = 64) -> np.ndarray:
         """(n, D) float32 of unit length. Captions over the token limit, or with characters unknown to it, raise."""
+        for caption in captions:
+            if not self.tokenizer.reads(caption):
+                raise RequestError(
+                    what="caption cannot be read by this CLIP",
+                    where=repr(caption[:80]),
+                    value="a character outside its vocabulary, or a control token spelled out",
+                    expected="text made of the tokenizer's vocabulary",
+                    next_step="reword the prompt in the suite",
+                )
         ids = self.tokenizer.encode(captions)
-        if self.config.model_type == "clip":
-            self._refuse_unknown(captions, ids)
         return _unit([self.text_features(ids[i : i + batch]) for i in range(0, len(ids), batch)], self.config.projection_dim)
 
     def embed_frames(self, frames: np.ndarray) -> np.ndarray:
@@ -122,20 +129,6 @@ class Clip:
     def image_features(self, pixel_values: np.ndarray) -> np.ndarray:
         """(n, H, W, 3) normalised pixels to (n, D) float32, as the tower gives them."""
         return np.array(self.model.image_features(mx.array(pixel_values)))
-
-    def _refuse_unknown(self, captions: Sequence[str], ids: np.ndarray) -> None:
-        """Unknown characters become the end token, at which the text tower would stop reading."""
-        end = ids[:, -1:].max(initial=0) if self.config.text.eos_token_id == 2 else self.config.text.eos_token_id
-        for caption, row in zip(captions, ids, strict=True):
-            first = int(np.argmax(row == end))
-            if row[first] != end or len(set(row[first + 1 :].tolist())) > 1:
-                raise RequestError(
-                    what="caption cannot be read by this CLIP",
-                    where=repr(caption[:80]),
-                    value="an end token inside the caption (unknown character, or the token spelled out)",
-                    expected="characters of the tokenizer's vocabulary",
-                    next_step="reword the prompt in the suite",
-                )
 
 
 def read_sampling(folder: Path, declared: dict[str, object]) -> FrameSampling:

@@ -30,6 +30,8 @@ class CaptionTokenizer(Protocol):
 
     def encode(self, captions: Sequence[str], truncate: bool = False) -> np.ndarray: ...
 
+    def reads(self, caption: str) -> bool: ...
+
 
 class ClipTokenizer:
     """Lower-cased byte-level BPE with word ends; `<|startoftext|> … <|endoftext|>`, padded to the longest row."""
@@ -71,6 +73,10 @@ class ClipTokenizer:
             rows.append(ids)
         return pad_rows(rows, self._pad, max(map(len, rows), default=0))
 
+    def reads(self, caption: str) -> bool:
+        """Whether the whole caption arrives: an unknown character becomes an end token, at which the text tower stops."""
+        return bool(self._tokenizer.encode(caption).ids.count(self._end) == 1)
+
 
 class SiglipTokenizer:
     """SentencePiece on canonical text (lower case, no punctuation), `… </s>`, always padded to the full length."""
@@ -87,17 +93,24 @@ class SiglipTokenizer:
         """(n, limit) int32."""
         rows = []
         for caption in captions:
-            text = caption.replace("▁", " ").lower().translate(str.maketrans("", "", string.punctuation))
-            text = re.sub(r"\s+", " ", "▁" + text).strip()
-            # SentencePiece strips a leading space; a guard in front of it keeps the first word's mark.
-            pieces = self._model.encode("<unk>" + text, out_type=str)[self._prefix :]
-            ids = [*(int(self._model.piece_to_id(piece)) for piece in pieces), self._end]
+            ids = [*self._ids(caption), self._end]
             if len(ids) > self.limit:
                 if not truncate:
                     raise _too_long(caption, len(ids), self.limit)
                 ids = [*ids[: self.limit - 1], self._end]
             rows.append(ids)
         return pad_rows(rows, self._end, self.limit)
+
+    def reads(self, caption: str) -> bool:
+        """Whether every character is in the vocabulary, and no control token is spelled out."""
+        return not {self._end, int(self._model.unk_id())} & set(self._ids(caption))
+
+    def _ids(self, caption: str) -> list[int]:
+        text = caption.replace("▁", " ").lower().translate(str.maketrans("", "", string.punctuation))
+        text = re.sub(r"\s+", " ", "▁" + text).strip()
+        # SentencePiece strips a leading space; a guard in front of it keeps the first word's mark.
+        pieces = self._model.encode("<unk>" + text, out_type=str)[self._prefix :]
+        return [int(self._model.piece_to_id(piece)) for piece in pieces]
 
 
 def pad_rows(rows: Sequence[Sequence[int]], pad: int, length: int) -> np.ndarray:

@@ -43,8 +43,8 @@ def pair(index: int = 0, native: Scores | None = None, reference: Scores | None 
 
 
 def pilot(sigma: float = 0.5) -> Pilot:
-    margins = {"clip_score": 0.5, "r_precision": 0.05, "temporal_consistency": 0.01, "liveliness": 0.01}
-    sigmas = {"clip_score": sigma, "r_precision": 0.0, "temporal_consistency": 0.002, "liveliness": 0.0}
+    margins = {"clip_score": 0.5, "r_precision": 0.05, "temporal_consistency": 0.01, "motion": 0.01}
+    sigmas = {"clip_score": sigma, "r_precision": 0.0, "temporal_consistency": 0.002, "motion": 0.002}
     return Pilot({name: POLICY_NOW.bet(name, margins[name], sigmas[name]) for name in METRICS}, 10.0, 8.0, 12)
 
 
@@ -107,9 +107,9 @@ def test_measure_sees_nan_frozen_black_and_silence() -> None:
 def test_frozen_counts_only_where_the_reference_moves() -> None:
     still = scores(motion=0.1)
     assert smoke(PairResult("p", scores(motion=0.0), still), POLICY_NOW) == []
-    assert fidelity.differences(scores(motion=0.0), still, 0.5, 0.5)["liveliness"] == 0.0
-    assert fidelity.differences(scores(motion=1.0), scores(motion=4.0), 0.5, 0.5)["liveliness"] == -0.5
-    assert fidelity.differences(scores(motion=9.0), scores(motion=4.0), 0.5, 0.5)["liveliness"] == 0.0
+    assert fidelity.differences(scores(motion=0.0), still, 0.5)["motion"] == 0.0
+    assert fidelity.differences(scores(motion=1.0), scores(motion=4.0), 0.5)["motion"] == -0.75
+    assert math.isnan(fidelity.differences(scores(motion=math.nan), still, 0.5)["motion"])
 
 
 def test_scores_survive_a_file() -> None:
@@ -125,7 +125,7 @@ WORSE = {
     "clip_score": {"clip_score": 27.0},
     "r_precision": {"first": False},
     "temporal_consistency": {"temporal_consistency": 0.85},
-    "liveliness": {"motion": 0.4},
+    "motion": {"motion": 3.5},
 }
 
 
@@ -147,7 +147,7 @@ def test_one_worse_metric_is_enough_to_fail(metric: str) -> None:
 
 @pytest.mark.parametrize("metric", METRICS)
 def test_a_missing_metric_fails(metric: str) -> None:
-    field = {"clip_score": "clip_score", "temporal_consistency": "temporal_consistency", "liveliness": "motion"}.get(metric)
+    field = {"clip_score": "clip_score", "temporal_consistency": "temporal_consistency", "motion": "motion"}.get(metric)
     if field is None:
         pairs = [pair(i) for i in range(99)] + [PairResult("p099", None, scores())]
     else:
