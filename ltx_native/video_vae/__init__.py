@@ -2,5 +2,15 @@
 
 from ltx_native.video_vae.decoder import VideoDecoder
 from ltx_native.video_vae.encoder import VideoEncoder
+from ltx_native.video_vae.tiled import tiled_decode, tiled_encode
+from ltx_native.video_vae.tiling import SpatialTilingConfig, TemporalTilingConfig, TilingConfig
 
-__all__ = ["VideoDecoder", "VideoEncoder"]
+__all__ = [
+    "SpatialTilingConfig",
+    "TemporalTilingConfig",
+    "TilingConfig",
+    "VideoDecoder",
+    "VideoEncoder",
+    "tiled_decode",
+    "tiled_encode",
+]

@@ -31,9 +31,7 @@ class VideoEncoder(nn.Module):
             if name == "res_x":
                 self.down_blocks.append(UNetMidBlock3D(channels, parameters["num_layers"]))
             else:
-                self.down_blocks.append(
-                    SpaceToDepthDownsample(channels, channels * parameters["multiplier"], STRIDES[name])
-                )
+                self.down_blocks.append(SpaceToDepthDownsample(channels, channels * parameters["multiplier"], STRIDES[name]))
                 channels *= parameters["multiplier"]
         self.conv_norm_out = PixelNorm(NORM_EPS)
         self.conv_act = SiLU()
