@@ -36,7 +36,8 @@ class Bounds:
 
     def local(self, site: str, type_name: str, floor: float | None = None) -> float:
         if floor is not None:
-            return self.factor * floor
+            # Where the reference stays in float32 its floor is zero and native answers to the float32 bound.
+            return max(self.factor * floor, self.default)
         for bound in self.sites:
             if fnmatchcase(site, bound.pattern) and fnmatchcase(type_name, bound.type):
                 return bound.rel_l2

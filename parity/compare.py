@@ -80,16 +80,16 @@ def compare_pair(record: Record, sides: Sides) -> list[Row]:
     """Rows of one aligned pair, one per compared output tensor."""
     incoming, incoming_name = _incoming(sides)
     rows = []
-    for path in compared_outputs(record, list(sides.reference)):
+    for path, native_path in compared_outputs(record, list(sides.reference)).items():
         reference = sides.reference[path]
         problem = sides.problem
         local, total, inherited = None, None, None
         mask = _mask_for(sides.mask, reference)
         try:
             if sides.local is not None:
-                local = measure(_leaf(sides.local, path, "replay"), reference, mask)
-            total = measure(spread(_leaf(sides.total, path, "run"), reference.shape), reference, mask)
-            inherited = _inherited(sides, path, reference, mask)
+                local = measure(_leaf(sides.local, native_path, "replay"), reference, mask)
+            total = measure(spread(_leaf(sides.total, native_path, "run"), reference.shape), reference, mask)
+            inherited = _inherited(sides, native_path, reference, mask)
         except MetricError as error:
             problem = problem or str(error)
         rows.append(
@@ -150,7 +150,8 @@ def _incoming(sides: Sides) -> tuple[float | None, str]:
         native = sides.inputs_native.get(path)
         if native is None or native.size == 0:
             continue
-        native = spread(native, reference.shape)
+        # A single number may come as a scalar on one side and as a row of one on the other.
+        native = native.reshape(reference.shape) if native.size == reference.size == 1 else spread(native, reference.shape)
         if native.shape != reference.shape:
             return float("inf"), f"{path} (shape {native.shape} for {reference.shape})"
         error = measure(native, reference, _mask_for(sides.mask, reference)).rel_l2

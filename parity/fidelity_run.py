@@ -168,7 +168,8 @@ def run_ladder(run: Run, rungs: Mapping[str, Side], pilot: Pilot) -> dict[str, d
         judgement, _, pairs = run_suite(run, side, items, pilot, shuffled=name == SHUFFLED, to_the_end=whole)
         scores = [pair.native for pair in pairs if pair.native is not None]
         table[name] = {
-            "verdict": judgement.verdict,
+            # A rung that could not be generated shows nothing about the gate.
+            "verdict": "not generated" if any(pair.problem for pair in pairs) else judgement.verdict,
             "videos": len(pairs),
             "clip_score": _mean([s.clip_score for s in scores]),
             "r_precision": _mean([float(s.first) for s in scores]),

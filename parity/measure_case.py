@@ -33,7 +33,7 @@ def tensors(trace: Trace, tree: Tree, site: str | None = None) -> dict[str, Arra
 
 def measure_pairs(alignment: Alignment, reference: Trace, native: Trace, replay: Replay) -> list[Row]:
     """All rows of a case in execution order."""
-    masks = _Masks(reference)
+    masks = Masks(reference)
     rows: list[Row] = []
     for record, partner in alignment.pairs:
         site = record.key.site
@@ -58,7 +58,7 @@ def _inputs(trace: Trace, record: Record, site: str | None) -> dict[str, Array]:
     return tensors(trace, {"fields": record.inputs}, site)
 
 
-class _Masks:
+class Masks:
     """Token masks of components that have padding, read once per prompt."""
 
     def __init__(self, reference: Trace) -> None:

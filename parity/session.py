@@ -20,16 +20,18 @@ from ltx_native.verdict import current_fingerprints
 from parity import provenance
 from parity.align import align
 from parity.bounds import Bounds, load_bounds
+from parity.capture.functions import Functions
 from parity.capture.native import NativeRun, capture, components_of, injected_noise, loaded_roots
-from parity.capture.reference import Checkpoint, ReferenceCache, ReferenceUnavailable
-from parity.capture.replay import Replayer, ReplayError
+from parity.capture.reference import Checkpoint, ReferenceCache, ReferenceUnavailable, reference_replay
+from parity.capture.replay import Replayer
 from parity.cases import Case
 from parity.gate import Judgement, TensorPolicy, judge_tensors, load_policy, write_verdict
 from parity.localise import failing, first_guilty
 from parity.measure_case import Array, end_to_end, measure_pairs
+from parity.precision import measure_precision
 from parity.report import build_report
 from parity.results import SCHEMA, CaseResult, case_to_json, write_json
-from parity.trace import Record, Trace, TraceError, file_sha256
+from parity.trace import Trace, TraceError, file_sha256
 
 
 @dataclass
@@ -80,7 +82,7 @@ class Session:
             alignment := align(reference.records, native.trace.records),
             reference,
             native.trace,
-            _replay(Replayer.of(loaded_roots(models, case)), reference),
+            Replayer.of(loaded_roots(models, case), reference, functions=_functions(models)),
         )
         result = CaseResult(
             name=case.name,
@@ -100,6 +102,34 @@ class Session:
         )
         guilty = {id(row) for row in failing(rows, self.bounds)}
         return replace(result, failed=frozenset(i for i, row in enumerate(rows) if id(row) in guilty))
+
+    def compare_bfloat16(self, case: Case, steps: Sequence[int]) -> CaseResult:
+        """Every module in bfloat16 on the float32 run's inputs, against what the reference itself loses there."""
+        self._say(f"{case.name}: bfloat16 …")
+        name = f"{case.name}-bfloat16"
+        try:
+            reference, _ = self.cache.capture(case, self.checkpoint, quiet=self.quiet)
+            folder = reference.folder.with_name("bfloat16-steps-" + "-".join(map(str, steps)))
+            lowered = reference_replay(reference, self.checkpoint, "bfloat16", folder, steps)
+            models = Models(self.native_checkpoint(), mx.bfloat16, keep=True)
+            replayer = Replayer.of(loaded_roots(models, case), reference, mx.bfloat16)
+            rows, coverage = measure_precision(reference, lowered, replayer)
+        except (ReferenceUnavailable, TraceError, UserError) as error:
+            result = CaseResult(name, case.request(), "bfloat16", problem=f"{error}")
+        else:
+            bad = {id(row) for row in failing(rows, self.bounds)}
+            result = CaseResult(
+                name=name,
+                request=case.request(),
+                dtype="bfloat16",
+                coverage=coverage,
+                rows=tuple(rows),
+                failed=frozenset(i for i, row in enumerate(rows) if id(row) in bad),
+                finding=first_guilty(rows, self.bounds, self.policy.wiring),
+                provenance={"reference": _manifest(lowered)},
+            )
+        self.cases.append(result)
+        return result
 
     def _write_media(self, case: Case, native: NativeRun, reference_video: Path) -> dict[str, str]:
         folder = self.output / case.name
@@ -145,16 +175,9 @@ class Session:
             print(text, file=sys.stderr)
 
 
-def _replay(replayer: Replayer, reference: Trace) -> Any:
-    def run(record: Record) -> dict[str, Array] | str | None:
-        if not replayer.can(record):
-            return None
-        try:
-            return replayer.run(record, reference)
-        except ReplayError as error:
-            return str(error)
-
-    return run
+def _functions(models: Models) -> Functions:
+    with models.use("tokenizer") as tokenizer:
+        return Functions(tokenizer)
 
 
 def _media(reference: Trace, native: NativeRun) -> dict[str, tuple[Array, Array]]:

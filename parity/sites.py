@@ -84,8 +84,12 @@ NATIVE_ONLY: tuple[str, ...] = ("audio_decoder.mid", "audio_decoder.up.?", "audi
 # Sites whose tensors must agree bit for bit in every dtype: integers, tables and coordinates, not results of matrix products.
 EXACT: tuple[str, ...] = ("tokenizer", "schedule", "state.*")
 
-# Of a block's output only the hidden states are its own work; the other fields of TransformerArgs pass through.
-_BLOCK_OUTPUTS = {"BasicAVTransformerBlock": ("0.x", "1.x")}
+# Outputs that are a module's own work, by the reference's leaf path, and where native has them. The rest passes through
+# (TransformerArgs of a block) or is a child's output handed on (the STFT inside MelSTFT).
+_OWN_OUTPUTS: dict[str, dict[str, str]] = {
+    "BasicAVTransformerBlock": {"0.x": "0.x", "1.x": "1.x"},
+    "MelSTFT": {"0": ""},
+}
 
 
 def component_of(site: str) -> str:
@@ -106,10 +110,10 @@ def skip_rule(record: Record) -> SkipRule | None:
     return next((rule for rule in SKIP_RULES if rule.covers(record)), None)
 
 
-def compared_outputs(record: Record, paths: list[str]) -> list[str]:
-    """Which output leaves of a record are compared."""
-    own = _BLOCK_OUTPUTS.get(record.type)
-    return [path for path in paths if own is None or path in own]
+def compared_outputs(record: Record, paths: list[str]) -> dict[str, str]:
+    """Which output leaves of a reference record are compared, and the native leaf of each."""
+    own = _OWN_OUTPUTS.get(record.type)
+    return {path: path for path in paths} if own is None else {p: n for p, n in own.items() if p in paths}
 
 
 def is_exact(site: str) -> bool:

@@ -144,20 +144,27 @@ class ReferenceCache:
         return Trace(entry / "trace"), entry / "video.mp4"
 
 
-def reference_replay(trace: Trace, checkpoint: Checkpoint, dtype: str, folder: Path) -> Trace:
-    """Every module record of a trace run again by the reference in another dtype."""
-    if not (folder / "manifest.json").is_file():
-        run_official(
-            [
-                "replay",
-                f"--trace={trace.folder}",
-                f"--output={folder}",
-                f"--model={checkpoint.model}",
-                f"--gemma={checkpoint.gemma}",
-                f"--dtype={dtype}",
-                "--quiet",
-            ]
-        )
+def reference_replay(trace: Trace, checkpoint: Checkpoint, dtype: str, folder: Path, steps: Sequence[int] = ()) -> Trace:
+    """Module records of a trace (all, or those of some denoising steps) run again by the reference in another dtype.
+
+    Kept in ``folder``; a damaged one is made again. Raises `ReferenceUnavailable` or `TraceError`.
+    """
+    reference_python()
+    if folder.is_dir():
+        try:
+            return Trace(folder)
+        except TraceError:
+            shutil.rmtree(folder)
+    arguments = [
+        "replay",
+        f"--trace={trace.folder}",
+        f"--output={folder}",
+        f"--model={checkpoint.model}",
+        f"--gemma={checkpoint.gemma}",
+        f"--dtype={dtype}",
+        "--quiet",
+    ]
+    run_official([*arguments, *(["--steps", *map(str, steps)] if steps else [])])
     return Trace(folder)
 
 

@@ -16,7 +16,7 @@ from reference_bridge.probe import Recorder, TorchBackend, TraceWriter, Tree, fi
 
 # Noise levels and coordinates stay in the recorded precision: a timestep of 723.4 rounded to bfloat16 would be another
 # timestep, and rotary angles reach 15,000 radians, so that one rounding of a coordinate moves them by a thousandth.
-_KEPT = {
+KEPT = {
     ("Modality", "timesteps"),
     ("Modality", "sigma"),
     ("Modality", "positions"),
@@ -116,7 +116,7 @@ class Tensors:
 
     def value(self, tree: Tree, owner: tuple[str, str]) -> Any:
         if "tensor" in tree:
-            return self._cast(self._files[tree["tensor"]].get_tensor(tree["tensor"]), owner in _KEPT)
+            return self._cast(self._files[tree["tensor"]].get_tensor(tree["tensor"]), owner in KEPT)
         if "items" in tree:
             # A tuple as recorded: rotary tables and hidden states are unpacked, never changed.
             return tuple(self.value(child, owner) for child in tree["items"])

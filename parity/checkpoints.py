@@ -1,0 +1,43 @@
+"""The checkpoints a comparison can run on: the made tiny one, the shipped trained one, or files the user names."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+
+from parity.capture.reference import Checkpoint
+from parity.world import layout, presets, random_checkpoint, signal_bases, tokenizer_files
+from parity.world.random_checkpoint import paths, write_checkpoint
+
+ROOT = Path(__file__).resolve().parents[1]
+WORLD = Path(__file__).with_name("world") / "checkpoint"
+
+
+def cache_folder() -> Path:
+    """Where captures and made checkpoints are kept: `LTX_PARITY_CACHE`, else `.cache` of the checkout."""
+    return Path(os.environ.get("LTX_PARITY_CACHE") or ROOT / ".cache")
+
+
+def tiny() -> Checkpoint:
+    """The tiny random checkpoint, made when it is not there or when the code that makes it has changed."""
+    sources = (layout, presets, random_checkpoint, signal_bases, tokenizer_files)
+    digest = hashlib.sha256(b"".join(Path(str(module.__file__)).read_bytes() for module in sources)).hexdigest()[:12]
+    folder = cache_folder() / f"tiny-{digest}"
+    found = paths(folder) if folder.is_dir() else write_checkpoint(folder)
+    return Checkpoint(found["model"], found["gemma"], found["upsampler"])
+
+
+def named(folder: Path) -> Checkpoint:
+    """The checkpoint in a folder: one model file beside `gemma/` and, where there is one, an upsampler.
+
+    Raises `FileNotFoundError` that says what is missing.
+    """
+    files = sorted(folder.glob("*.safetensors"))
+    upsamplers = [path for path in files if "upscaler" in path.name or "upsampler" in path.name]
+    models = [path for path in files if path not in upsamplers and "lora" not in path.name]
+    if len(models) != 1:
+        raise FileNotFoundError(f"{folder}: {len(models)} model files, expected one official *.safetensors file")
+    if not (folder / "gemma").is_dir():
+        raise FileNotFoundError(f"{folder}: no folder gemma/ with the text encoder")
+    return Checkpoint(models[0], folder / "gemma", upsamplers[0] if upsamplers else None)

@@ -1,0 +1,37 @@
+"""What the suites share: one session on one checkpoint, whose evidence becomes results, page and verdict."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from parity.checkpoints import ROOT, cache_folder, named, tiny
+
+if TYPE_CHECKING:
+    from parity.capture.reference import Checkpoint
+    from parity.session import Session
+
+
+@pytest.fixture(scope="session")
+def checkpoint(request: pytest.FixtureRequest) -> Checkpoint:
+    folder = request.config.getoption("--parity-checkpoint")
+    return named(Path(folder)) if folder else tiny()
+
+
+@pytest.fixture(scope="session")
+def report_folder(request: pytest.FixtureRequest) -> Path:
+    return Path(request.config.getoption("--parity-report") or ROOT / "reports" / "pytest")
+
+
+@pytest.fixture(scope="session")
+def session(checkpoint: Checkpoint, report_folder: Path) -> Iterator[Session]:
+    """The healthy side-by-side session; its verdict is written when the last suite has finished."""
+    from parity.capture.reference import ReferenceCache
+    from parity.session import Session
+
+    found = Session(checkpoint, report_folder, ReferenceCache(cache_folder() / "reference"))
+    yield found
+    found.finish()

@@ -1,0 +1,28 @@
+"""bfloat16: what native loses at each site, against what the reference itself loses there."""
+
+from __future__ import annotations
+
+import pytest
+
+from parity.cases import T2V_SQUARE
+from parity.plugin import Parity
+from parity.session import Session
+
+
+def test_native_loses_at_most_twice_what_the_reference_loses(
+    request: pytest.FixtureRequest, session: Session, parity: Parity
+) -> None:
+    if request.config.getoption("--parity-dtype") == "float32":
+        pytest.skip("--parity-dtype=float32 leaves the bfloat16 comparison out")
+    # The last step has the low sigma at which bfloat16 noise levels show, the first the high one.
+    result = session.compare_bfloat16(T2V_SQUARE, steps=(0, T2V_SQUARE.steps - 1))
+    assert not result.problem
+    assert result.coverage is not None
+    assert result.coverage.complete, result.coverage.sentence()
+    parity.count(len(result.rows))
+    ratios = [row.local.rel_l2 / row.floor for row in result.rows if row.local is not None and row.floor]
+    assert ratios
+    middle = sorted(ratios)[len(ratios) // 2]
+    print(f"{len(ratios)} sites, native loss ÷ reference loss: median {middle:.2f}, worst {max(ratios):.2f}")
+    assert result.finding is None, result.finding
+    assert not result.failed
