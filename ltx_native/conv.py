@@ -6,12 +6,14 @@ from itertools import product
 import mlx.core as mx
 import mlx.nn as nn
 
+from ltx_native.activations import silu
+
 PIECE_BYTES = 96 * 2**20  # of the spread-out input of one piece of a 3-D convolution on a CPU
 
 
 class SiLU(nn.Module):
     def __call__(self, input: mx.array) -> mx.array:
-        return input * mx.sigmoid(input)
+        return silu(input)
 
 
 class PixelNorm(nn.Module):
@@ -108,7 +110,7 @@ def conv1d_transposed(x: mx.array, weight: mx.array, stride: int, padding: int) 
 
 def conv3d(x: mx.array, weight: mx.array, padding: tuple[int, int, int]) -> mx.array:
     """Stride 1. MLX's CPU backend unfolds 27 copies of the input; there, shifted matrix products over 3 copies do it."""
-    if mx.default_device() == mx.Device(mx.cpu):
+    if mx.default_device().type == mx.DeviceType.cpu:
         return mx.concatenate([_conv3d_by_matmul(one[None], weight, padding) for one in x], axis=0)
     return mx.conv3d(x, weight, padding=padding)
 

@@ -3,6 +3,7 @@
 import mlx.core as mx
 import mlx.nn as nn
 
+from ltx_native.activations import snake
 from ltx_native.audio_vae.resample import DownSample1d, UpSample1d
 from ltx_native.config import VocoderConfig
 from ltx_native.conv import Conv1d, ConvTranspose1d
@@ -17,7 +18,7 @@ class SnakeBeta(nn.Module):
         self.beta = mx.zeros((channels,))
 
     def __call__(self, x: mx.array) -> mx.array:
-        return x + (1.0 / (mx.exp(self.beta) + 1e-9)) * mx.square(mx.sin(x * mx.exp(self.alpha)))
+        return snake(x, mx.exp(self.alpha), 1.0 / (mx.exp(self.beta) + 1e-9))
 
 
 class Activation1d(nn.Module):
