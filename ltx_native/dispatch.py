@@ -21,7 +21,6 @@ from ltx_native.request import Request, ResolvedRequest
 
 ENGINES = ("native", "bridge")
 #: What a request may hold that no released external CLI can be told.
-NATIVE_ONLY = ("images", "loras", "distilled_loras", "reference_videos")
 Progress = Callable[[str, int, int], None]
 
 
@@ -120,15 +119,6 @@ class InferenceEngine:
         from reference_bridge.errors import BridgeError
         from reference_bridge.job import Job
 
-        unknown = [name for name in NATIVE_ONLY if getattr(request, name)]
-        if unknown:
-            raise RequestError(
-                f"the bridge is to serve ({choice.reason}) and cannot pass this on",
-                ", ".join(unknown),
-                "given",
-                "nothing",
-                "Leave it out, or demand --engine native",
-            )
         try:
             done = BridgeEngine().generate_video(Job.from_mapping(job_fields(request)))
         except BridgeError as error:
@@ -144,28 +134,13 @@ class InferenceEngine:
 
 
 def job_fields(request: ResolvedRequest) -> dict[str, Any]:
-    """The request as the bridge's job: the same names, but for what only this engine has."""
-    skipped = {*NATIVE_ONLY, "regenerate_audio", "retake_start", "retake_end"}
-    job = {item.name: getattr(request, item.name) for item in fields(Request) if item.name not in skipped}
-    mode = request.effective_mode
-    job["mode"] = mode
-    if mode in ("retake", "extend"):
+    """The request as the bridge's job: the same names and units."""
+    job = {item.name: getattr(request, item.name) for item in fields(Request)}
+    job["mode"] = request.effective_mode
+    if job["mode"] in ("retake", "extend"):
         # The source decides size, length and rate.
         job |= dict.fromkeys(("width", "height", "num_frames", "frame_rate", "pipeline"))
-    if mode == "retake":
-        assert request.retake_start is not None
-        assert request.retake_end is not None
-        rate = request.frame_rate
-        job["retake_start"] = latent_frame(request.retake_start, rate)
-        job["retake_end"] = latent_frame(request.retake_end, rate) + 1
-    if mode != "extend":
-        job["extend_direction"] = None
     return job
-
-
-def latent_frame(seconds: float, frame_rate: float) -> int:
-    """The latent frame that shows this moment: the first holds one pixel frame, each later one eight."""
-    return (int(seconds * frame_rate) + 7) // 8
 
 
 def bridge_installed() -> bool:

@@ -112,6 +112,7 @@ def resolve(source: str | Path) -> Path:
 
 def _from_hub(repo: str, file: str | None) -> Path:
     import huggingface_hub as hub
+    import huggingface_hub.constants
 
     try:
         if file:
@@ -134,6 +135,7 @@ def _from_hub(repo: str, file: str | None) -> Path:
 def _check_one_model(repo: str) -> None:
     """A repository of several single-file models is hundreds of gigabytes: one of them must be named."""
     import huggingface_hub as hub
+    import huggingface_hub.constants
 
     if hub.constants.HF_HUB_OFFLINE:
         return

@@ -29,7 +29,7 @@ _FIXED = {
     "audio_modality_scale": 3.0,
     "audio_rescale_scale": 0.7,
     "upsampler": None,
-    "dtype": None,
+    "dtype": "bfloat16",
 }
 _FIXED_HQ = {"rescale_scale": 0.45, "audio_rescale_scale": 1.0, "stg_blocks": (), "audio_stg_blocks": ()}
 

@@ -247,3 +247,41 @@ def test_the_stand_in_refuses_what_the_real_versions_refuse(standin: Callable[..
     assert "broadcast_shapes" in run("0.14.19", *short)[1]
     code, err = run("0.14.19", "retake", *base, f"--video={inputs['source_video_path']}", "--start=0", "--end=1")
     assert (code, "missing 1 required keyword-only argument: 'frame_rate'" in err) == (1, True)
+
+
+def test_dispatch_hands_every_mode_to_the_bridge(
+    environment: Callable[..., dict[str, str]], inputs: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From the native engine's own request, resolved with all its defaults, to a video of the stand-in."""
+    dispatch = pytest.importorskip("ltx_native.dispatch")
+    request = pytest.importorskip("ltx_native.request").Request
+    for name, value in environment("0.13.1").items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("LTX_BRIDGE", raising=False)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    fields: dict[str, dict[str, Any]] = {
+        "t2v": {},
+        "i2v": {"image_path": inputs["image_path"]},
+        "audio_ref_video": {"audio_path": inputs["audio_path"]},
+        "retake": {"source_video_path": inputs["source_video_path"], "retake_start": 1 / 24, "retake_end": 9 / 24},
+        "extend": {"source_video_path": inputs["source_video_path"], "extend_frames": 1},
+    }
+    for mode, given in fields.items():
+        out = str(tmp_path / f"{mode}.mp4")
+        asked = request(
+            prompt="--a cat",
+            output_path=out,
+            model="nobody/none",
+            width=64,
+            height=64,
+            num_frames=9,
+            steps=2,
+            mode=mode,
+            **given,
+        )
+        result = dispatch.InferenceEngine(engine="bridge").generate_video(asked)
+        assert (result.engine, result.video_path) == ("bridge", out)
+        assert read_movie(Path(out)).video.samples == (17 if mode == "extend" else 9)
+    log = sorted((Path(environment("0.13.1")["LTX_BRIDGE_CACHE"]) / "logs").iterdir(), key=lambda path: path.stat().st_mtime_ns)
+    assert "'--start=1'" in log[-2].read_text()
+    assert "'--end=2'" in log[-2].read_text()
