@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
@@ -16,43 +15,13 @@ from mlx.utils import tree_flatten
 from ltx_native.errors import CheckpointError, ConfigError, RequestError
 from parity.clip.config import ClipConfig, read_config, read_json
 from parity.clip.preprocess import Preprocessing, read_preprocessing
+from parity.clip.sampling import FrameSampling, declared_sampling
 from parity.clip.siglip import SiglipModel
 from parity.clip.tokenizer import CaptionTokenizer, read_tokenizer
 from parity.clip.towers import ClipModel
 
 FILES = ("config.json", "preprocessor_config.json", "tokenizer.json", "vocab.json", "merges.txt", "spiece.model",
          "tokenizer_config.json", "frame_sampling.json", "model.safetensors")  # fmt: skip
-
-
-@dataclass(frozen=True)
-class FrameSampling:
-    """How a clip becomes images: `frames` single ones, or one mosaic of rows x columns tiles (for CLIPs that know motion)."""
-
-    frames: int
-    mosaic: tuple[int, int] | None
-
-    def indices(self, count: int) -> np.ndarray:
-        """Evenly spaced frame numbers, first and last included. All frames where there are no more than asked."""
-        wanted = self.frames if self.mosaic else min(self.frames, count)
-        return np.rint(np.linspace(0, count - 1, wanted)).astype(np.int64)
-
-    def images(self, frames: np.ndarray) -> np.ndarray:
-        """(F, H, W, 3) to (views, H', W', 3): the single frames, or one mosaic read row by row."""
-        picked = frames[self.indices(len(frames))]
-        return picked if self.mosaic is None else self._tile(picked)[None]
-
-    def still_images(self, frames: np.ndarray) -> np.ndarray:
-        """One image per frame; for a mosaic CLIP, the mosaic of a clip in which only that frame is ever seen."""
-        if self.mosaic is None:
-            return frames
-        return np.stack([self._tile(np.repeat(frame[None], self.frames, axis=0)) for frame in frames])
-
-    def _tile(self, tiles: np.ndarray) -> np.ndarray:
-        assert self.mosaic is not None
-        rows, columns = self.mosaic
-        _, height, width, channels = tiles.shape
-        grid = tiles.reshape(rows, columns, height, width, channels).swapaxes(1, 2)
-        return grid.reshape(rows * height, columns * width, channels)
 
 
 class Clip:
@@ -77,11 +46,7 @@ class Clip:
         config = read_config(folder / "config.json")
         preprocessing, raw = read_preprocessing(folder / "preprocessor_config.json")
         tokenizer = read_tokenizer(folder, config.model_type, config.text.max_position_embeddings)
-        if (folder / "frame_sampling.json").is_file():
-            declared = read_json(folder / "frame_sampling.json")
-        else:
-            declared = raw.get("frame_sampling") or {"frames": 8}
-        sampling = read_sampling(folder, declared)
+        sampling = declared_sampling(folder, raw)
         model = load_model(config, folder / "model.safetensors")
         return cls(config, model, tokenizer, preprocessing, sampling, fingerprint(folder))
 
@@ -129,24 +94,6 @@ class Clip:
     def image_features(self, pixel_values: np.ndarray) -> np.ndarray:
         """(n, H, W, 3) normalised pixels to (n, D) float32, as the tower gives them."""
         return np.array(self.model.image_features(mx.array(pixel_values)))
-
-
-def read_sampling(folder: Path, declared: dict[str, object]) -> FrameSampling:
-    """{"frames": n} or {"mosaic": [rows, columns]}, at least 8 frames either way."""
-    mosaic, frames = declared.get("mosaic"), declared.get("frames")
-    if set(declared) == {"mosaic"} and isinstance(mosaic, list) and len(mosaic) == 2:
-        rows, columns = mosaic
-        if isinstance(rows, int) and isinstance(columns, int) and rows > 0 and columns > 0 and rows * columns >= 8:
-            return FrameSampling(rows * columns, (rows, columns))
-    if set(declared) == {"frames"} and isinstance(frames, int) and frames >= 8:
-        return FrameSampling(frames, None)
-    raise ConfigError(
-        what="CLIP frame sampling",
-        where=str(folder / "frame_sampling.json"),
-        value=repr(declared),
-        expected='{"frames": n} or {"mosaic": [rows, columns]} with at least 8 frames',
-        next_step="correct the file",
-    )
 
 
 def load_model(config: ClipConfig, path: Path) -> ClipModel | SiglipModel:

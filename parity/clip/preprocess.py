@@ -20,6 +20,7 @@ BOOKKEEPING: Final = frozenset({"feature_extractor_type", "image_processor_type"
     "default_to_square",
     "do_convert_rgb",
     "frame_sampling",
+    "filmstrip",
 }
 
 

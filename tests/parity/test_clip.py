@@ -242,6 +242,22 @@ def test_mosaic_shows_the_clip_row_by_row(folder: Path) -> None:
     assert clip.embed_stills(frames()).shape == (9, 12)
 
 
+def test_filmstrip_of_the_world(folder: Path) -> None:
+    """What the world's CLIP was trained on, to the last level."""
+    from parity.world.filmstrip import DECLARED, filmstrip
+
+    edit(folder / "preprocessor_config.json", {"filmstrip": DECLARED})
+    sampling = Clip.open(folder).sampling
+    for count, side in ((9, 64), (17, 128), (33, 32)):
+        clip = np.random.default_rng(count).integers(0, 256, (count, side, side, 3)).astype(np.uint8)
+        np.testing.assert_array_equal(sampling.images(clip)[0], filmstrip(clip))
+    with pytest.raises(RequestError, match="multiple of 32"):
+        sampling.images(np.zeros((9, 48, 64, 3), np.uint8))
+    (folder / "frame_sampling.json").write_text('{"frames": 8}')
+    with pytest.raises(ConfigError, match="one declaration"):
+        Clip.open(folder)
+
+
 @given(count=st.integers(1, 200), wanted=st.integers(8, 32))
 def test_sampled_frames_are_spread_evenly(count: int, wanted: int) -> None:
     indices = FrameSampling(wanted, None).indices(count)

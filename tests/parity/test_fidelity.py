@@ -333,6 +333,19 @@ def test_a_ladder_that_sees_nothing_stops_the_run(tmp_path: Path) -> None:
     assert result.evidence["seen"] == 0
 
 
+def test_a_rung_that_cannot_be_generated_shows_nothing(tmp_path: Path) -> None:
+    """An exception is a fail for the native engine, but no evidence that the gate sees damage."""
+
+    def broken(prompt: str, seed: int) -> tuple[np.ndarray, np.ndarray]:
+        raise RuntimeError("rung changed no layer")
+
+    run = toy_run(tmp_path)
+    policy = replace(run.policy, ladder=replace(run.policy.ladder, severe=("shuffled-prompts", "q4")))
+    result = run_fidelity(replace(run, policy=policy), {"q4": Side("native", "toy-q4", broken)})
+    assert result.judgement.verdict == "inconclusive"
+    assert "severe rung q4 came out as not generated" in result.judgement.reasons[0]
+
+
 def test_stored_videos_are_not_made_again(tmp_path: Path) -> None:
     first = run_fidelity(toy_run(tmp_path), {})
 
