@@ -40,6 +40,9 @@ def run(args: argparse.Namespace) -> int:
             _check_draws(noise, drawn)
             if sites is not None:
                 sites.waveform(audio)
+            if args.width < 128:
+                patches.encoder_without_mbtree()
+                applied.append("x264-no-mbtree-below-128")
             _encode(args, video, audio)
         generated = time.perf_counter()
     summary = {

@@ -149,6 +149,31 @@ def pipelines_in_float32() -> None:
     loop.__defaults__ = tuple(torch.float32 if v is torch.bfloat16 else v for v in loop.__defaults__)
 
 
+def encoder_without_mbtree() -> None:
+    """Below eight macroblocks a row, x264's macroblock tree reads memory it never wrote: equal frames, unequal files.
+
+    Seen with PyAV 18.1.0 at widths of 64 and 96, on one thread too; not from 128 on, nor with its assembler off.
+    """
+    import av
+    from ltx_pipelines.utils import media_io
+
+    class Container:
+        def __init__(self, container: Any) -> None:
+            self._container = container
+
+        def add_stream(self, codec: str, **kwargs: Any) -> Any:
+            options = {"options": {"x264-params": "mbtree=0"}} if codec == "libx264" else {}
+            return self._container.add_stream(codec, **kwargs, **options)
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._container, name)
+
+    def open_container(*args: Any, **kwargs: Any) -> Any:
+        return Container(av.open(*args, **kwargs))
+
+    media_io.av = ModuleView(av, open=open_container)
+
+
 def lora_fusion_in_target_dtype() -> None:
     """Fusion accepts bfloat16 weights only; here weights take the target type first, and float32 passes as well."""
     import torch
