@@ -154,17 +154,20 @@ def run_suite(
     return judgement, evidence, pairs
 
 
-def run_ladder(run: Run, rungs: Mapping[str, Side], pilot: Pilot) -> dict[str, dict[str, Any]]:
+def run_ladder(
+    run: Run, rungs: Mapping[str, Side], pilot: Pilot, only: Sequence[str] | None = None
+) -> dict[str, dict[str, Any]]:
     """Every rung on the first prompts of the suite: verdict, mean CLIPScore and R-precision of the degraded videos.
 
-    `none` and `shuffled-prompts` are the plain native side and need no entry in `rungs`.
+    `none` and `shuffled-prompts` are the plain native side and need no entry in `rungs`. `only` takes some, to the last video.
     """
     items = run.suite.items[: run.policy.ladder.videos]
-    sides = {"none": run.native, SHUFFLED: run.native, **rungs}
+    sides = {**rungs, "none": run.native, SHUFFLED: run.native}
+    sides = {name: sides[name] for name in only} if only is not None else sides
     table: dict[str, dict[str, Any]] = {}
     for name, side in sides.items():
         run.say(f"ladder: {name}")
-        whole = name in run.policy.ladder.order
+        whole = only is not None or name in run.policy.ladder.order
         judgement, _, pairs = run_suite(run, side, items, pilot, shuffled=name == SHUFFLED, to_the_end=whole)
         scores = [pair.native for pair in pairs if pair.native is not None]
         table[name] = {

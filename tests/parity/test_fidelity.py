@@ -18,7 +18,18 @@ import pytest
 from ltx_native.errors import ConfigError
 from parity import fidelity
 from parity.fidelity import METRICS, Scores
-from parity.fidelity_gate import PairResult, Pilot, Rung, judge, judge_ladder, judge_scope, plan, smoke
+from parity.fidelity_gate import (
+    PairResult,
+    Pilot,
+    Rung,
+    judge,
+    judge_ladder,
+    judge_scope,
+    plan,
+    read_result,
+    smoke,
+    write_result,
+)
 from parity.fidelity_policy import POLICY, read_policy
 from parity.fidelity_run import run_fidelity, run_suite
 from parity.fidelity_store import Side
@@ -227,6 +238,23 @@ def test_a_clip_that_sees_no_prompt_is_inconclusive() -> None:
     assert isinstance(judgement, Judgement)
     assert judgement.verdict == "inconclusive"
     assert "does not tell" in judgement.reasons[0]
+
+
+def test_a_result_is_believed_only_as_written(tmp_path: Path) -> None:
+    path = tmp_path / "fidelity.json"
+    made_with = {"native": "n1", "policy": "p1"}
+    assert read_result(path, made_with).verdict == "inconclusive"
+    write_result(path, {"verdict": "pass", "reasons": [], "fingerprints": made_with, "metrics": {}})
+    assert read_result(path, made_with) == Judgement("pass")
+    stale = read_result(path, {**made_with, "native": "n2"})
+    assert stale.verdict == "inconclusive"
+    assert "another native" in stale.reasons[0]
+    path.write_text(path.read_text().replace('"reasons": []', '"reasons": ["x"]'))
+    assert "altered" in read_result(path, made_with).reasons[0]
+    path.write_text("[]")
+    assert read_result(path, made_with).verdict == "inconclusive"
+    write_result(path, {"verdict": "fail", "reasons": ["worse"], "fingerprints": made_with})
+    assert read_result(path, made_with) == Judgement("fail", ("fidelity: worse",))
 
 
 # --- policy and suite ------------------------------------------------------------------------------------------------
