@@ -10,13 +10,16 @@ from functools import cache
 
 import mlx.core as mx
 
-from ltx_native.kernels import exp2
-
+# 2^f on [-1/2, 1/2], lowest power first (Chebyshev fit, relative error 2e-9 in exact arithmetic)
+_EXP2 = (1.0, 0.6931472028550421, 0.2402264791363012, 5.550332471162809e-2, 9.618437357674640e-3,
+         1.339887440266574e-3, 1.535336188319500e-4)  # fmt: skip
 # sin(r)/r as a polynomial of r*r on [-pi/2, pi/2], lowest power first (Chebyshev fit, error 2e-11 in exact arithmetic)
 _SINC = (0.9999999999829692, -0.16666666616917186, 8.3333309775001e-3, -1.9840861552736865e-4,
          2.752528709991164e-6, -2.3889497913880224e-8)  # fmt: skip
 # pi in three parts: a whole multiple of the first is exact in float32
 _PI = (3.140625, 9.67502593994140625e-4, 1.509957990978376432e-7)
+
+_ROUND = 1.5 * 2**23  # added to a float32 and taken away again, it leaves the nearest integer
 
 
 def silu(x: mx.array) -> mx.array:
@@ -34,20 +37,29 @@ def snake(x: mx.array, alpha: mx.array, scale: mx.array) -> mx.array:
 
 
 def _silu(x: mx.array) -> mx.array:
-    return x / (1.0 + exp2(x * -math.log2(math.e)))
+    # exp(-x) as 2^whole * 2^part; `whole` goes where float32 keeps its exponent, which holds -126 to 127
+    power = mx.clip(x * -math.log2(math.e), -126.0, 126.0)
+    whole = (power + _ROUND) - _ROUND
+    exp = _polynomial(_EXP2, power - whole) * mx.view((whole.astype(mx.int32) + 127) << 23, mx.float32)
+    return x / (1.0 + exp)
 
 
 def _snake(x: mx.array, alpha: mx.array, scale: mx.array) -> mx.array:
     angle = x * alpha
-    turns = mx.round(angle * (1 / math.pi))
+    turns = (angle * (1 / math.pi) + _ROUND) - _ROUND
     rest = angle
     for part in _PI:  # the square of the sine repeats after half a turn, whatever its sign
         rest = rest - turns * part
     square = rest * rest
-    ratio = _SINC[-1] * square + _SINC[-2]
-    for coefficient in _SINC[-3::-1]:
-        ratio = ratio * square + coefficient
+    ratio = _polynomial(_SINC, square)
     return x + scale * (square * ratio * ratio)
+
+
+def _polynomial(coefficients: tuple[float, ...], x: mx.array) -> mx.array:
+    total = coefficients[-1] * x + coefficients[-2]
+    for coefficient in coefficients[-3::-1]:
+        total = total * x + coefficient
+    return total
 
 
 _fused_silu, _fused_snake = mx.compile(_silu), mx.compile(_snake)
