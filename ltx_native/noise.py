@@ -38,9 +38,7 @@ class Noise:
             ) from error
         if -1 in named:
             found = ", ".join(tensors)
-            raise RequestError(
-                "the noise file has unknown keys", str(path), found, "video, audio or draw.NNNNN", "Rename them"
-            )
+            raise RequestError("the noise file has unknown keys", str(path), found, "video, audio or draw.NNNNN", "Rename them")
         return cls(named.pop(0, None), named.pop(1, None), named)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import cast
 
 import mlx.core as mx
 
@@ -17,7 +18,7 @@ from ltx_native.transformer.modality import Modality
 from ltx_native.transformer.model import LTXModel
 from ltx_native.transformer.perturbations import BatchedPerturbationConfig, PerturbationConfig
 
-Velocities = tuple[mx.array | None, mx.array | None]
+Velocities = tuple[mx.array, mx.array]
 
 
 @dataclass(frozen=True)
@@ -37,11 +38,12 @@ class Pass:
 
 def run_one(model: LTXModel, video: Modality, audio: Modality, one: Pass) -> Velocities:
     """A pass by itself, as the official code runs it."""
-    return model(
+    velocities = model(
         replace(video, context=one.video_context, enabled=one.video_enabled),
         replace(audio, context=one.audio_context, enabled=one.audio_enabled),
         one.batched(),
     )
+    return cast(Velocities, velocities)
 
 
 def can_batch(passes: Sequence[Pass]) -> bool:
@@ -99,9 +101,7 @@ def _shared_contexts(passes: Sequence[Pass]) -> tuple[list[tuple[mx.array, mx.ar
     return contexts, context_of
 
 
-def _rows(
-    args: TransformerArgs | None, sources: list[int], running: list[int], context_of: list[int]
-) -> TransformerArgs:
+def _rows(args: TransformerArgs | None, sources: list[int], running: list[int], context_of: list[int]) -> TransformerArgs:
     """``args`` for the passes now running, each taking its tokens from row ``sources[i]``."""
     assert args is not None
     rows = mx.array([context_of[i] for i in running])
