@@ -15,30 +15,31 @@ import mlx.core as mx
 
 _LOG2_E = math.log2(math.e)
 _SQRT_2_PI = math.sqrt(2 / math.pi)
-# 2^f on [-1/2, 1/2], highest power first (Chebyshev fit, relative error 2e-9 in exact arithmetic)
-_EXP2 = (1.535336188319500e-4, 1.339887440266574e-3, 9.618437357674640e-3, 5.550332471162809e-2,
-         2.402264791363012e-1, 6.931472028550421e-1, 1.0)  # fmt: skip
+# 2^f on [-1/2, 1/2] by powers of f
+_EXP2 = (1.0, 6.931472028550421e-1, 2.402264791363012e-1, 5.550332471162809e-2, 9.618437357674640e-3,
+         1.339887440266574e-3, 1.535336188319500e-4)  # fmt: skip
+_ROUND = 1.5 * 2**23  # added to a float32, it leaves the nearest integer in the low bits
+_FEW = 2048  # scores: below that MLX's softmax costs less than the calls that replace it
 
 
 def exp2(x: mx.array) -> mx.array:
-    """2^x in float32; x is limited to [-126, 126]."""
-    x = mx.clip(x, -126.0, 126.0)
-    n = mx.round(x)
-    f = x - n
-    power = _EXP2[0] * f + _EXP2[1]
-    for coefficient in _EXP2[2:]:
-        power = power * f + coefficient
-    # n goes where float32 keeps its exponent
-    return power * mx.view((n.astype(mx.int32) + 127) << 23, mx.float32)
+    """2^x in float32, for x within [-126, 126]."""
+    rounded = x + _ROUND
+    f = x - (rounded - _ROUND)
+    c0, c1, c2, c3, c4, c5, c6 = _EXP2
+    power = ((c6 * (f * f) + (c5 * f + c4)) * (f * f) + (c3 * f + c2)) * (f * f) + (c1 * f + c0)
+    # the integer part goes where float32 keeps its exponent
+    return power * mx.view((mx.view(rounded, mx.int32) + 127) << 23, mx.float32)
 
 
 def _weights(scores: mx.array) -> mx.array:
-    return exp2((scores - scores.max(axis=-1, keepdims=True)) * _LOG2_E)
+    return exp2(mx.maximum((scores - scores.max(axis=-1, keepdims=True)) * _LOG2_E, -126.0))
 
 
 def _gelu_tanh(x: mx.array) -> mx.array:
     # 0.5 (1 + tanh u) = 1 / (1 + exp(-2u))
-    return x / (1.0 + exp2((-2 * _SQRT_2_PI * _LOG2_E) * (x + 0.044715 * (x * x * x))))
+    exponent = (-2 * _SQRT_2_PI * _LOG2_E) * (x + 0.044715 * (x * x * x))
+    return x / (1.0 + exp2(mx.clip(exponent, -126.0, 126.0)))
 
 
 def _fused(function: Callable[[mx.array], mx.array]) -> Callable[[mx.array], mx.array]:
@@ -83,6 +84,9 @@ def attention(q: mx.array, k: mx.array, v: mx.array, scale: float, mask: mx.arra
             scores = mx.where(mask, scores, mx.finfo(mx.float32).min)
         else:
             scores = scores + mask.astype(mx.float32)
-    weights = _fused_weights(scores)
-    out = (weights @ v) / weights.sum(axis=-1, keepdims=True)
+    if scores.size < _FEW:
+        out = mx.softmax(scores, axis=-1) @ v
+    else:
+        weights = _fused_weights(scores)
+        out = (weights @ v) / weights.sum(axis=-1, keepdims=True)
     return out.reshape(b, heads, t, d).astype(dtype)

@@ -103,8 +103,10 @@ class Attention(nn.Module):
         return self.to_out[0](out.swapaxes(1, 2).flatten(2))  # (B, T, query_dim)
 
     def _split_heads(self, x: mx.array) -> mx.array:
-        if x.ndim == 4:  # split RoPE has already done it
-            return x
+        if x.ndim == 4:  # split RoPE has already done it, for as many heads as its frequencies have
+            if x.shape[1] == self.heads:
+                return x
+            x = x.swapaxes(1, 2).flatten(2)
         b, t, _ = x.shape
         return x.reshape(b, t, self.heads, self.dim_head).swapaxes(1, 2)  # (B, H, T, D)
 

@@ -25,12 +25,8 @@ class BasicTransformerBlock1D(nn.Module):
         )
         self.ff = FeedForward(config.inner_dim, dim_out=config.inner_dim)
 
-    def __call__(
-        self, hidden_states: mx.array, attention_mask: mx.array | None = None, pe: FreqsCis | None = None
-    ) -> mx.array:
-        hidden_states = hidden_states + self.attn1(
-            rms_norm(hidden_states, eps=self.norm_eps), mask=attention_mask, pe=pe
-        )
+    def __call__(self, hidden_states: mx.array, attention_mask: mx.array | None = None, pe: FreqsCis | None = None) -> mx.array:
+        hidden_states = hidden_states + self.attn1(rms_norm(hidden_states, eps=self.norm_eps), mask=attention_mask, pe=pe)
         return hidden_states + self.ff(rms_norm(hidden_states, eps=self.norm_eps))
 
 

@@ -29,13 +29,18 @@ class EmbeddingsProcessor(nn.Module):
     def __call__(
         self, hidden_states: Sequence[mx.array], attention_mask: mx.array, padding_side: str = "left"
     ) -> EmbeddingsProcessorOutput:
-        video, audio = self.feature_extractor(hidden_states, attention_mask, padding_side)
+        """Hidden states (B, T, D) of the left-padded prompts and their mask (B, T).
+
+        States may be shorter than the mask: then they are those of its last columns and the others are padding.
+        """
+        missing = attention_mask.shape[1] - hidden_states[0].shape[1]
+        video, audio = self.feature_extractor(hidden_states, attention_mask[:, missing:], padding_side)
+        if missing:
+            video, audio = (mx.pad(features, [(0, 0), (missing, 0), (0, 0)]) for features in (video, audio))
         return self.create_embeddings(video, audio, additive_mask(attention_mask, video.dtype))
 
-    def process_hidden_states(
-        self, hidden_states: Sequence[mx.array], attention_mask: mx.array
-    ) -> EmbeddingsProcessorOutput:
-        """All hidden states (B, T, D) of the left-padded prompts and their mask (B, T)."""
+    def process_hidden_states(self, hidden_states: Sequence[mx.array], attention_mask: mx.array) -> EmbeddingsProcessorOutput:
+        """The official entry's name for calling the module."""
         return self(hidden_states, attention_mask)
 
     def create_embeddings(

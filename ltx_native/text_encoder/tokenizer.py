@@ -37,7 +37,9 @@ class GemmaTokenizer:
         elif (self.folder / "tokenizer.model").is_file():
             self._encode, self.pad_id, size = self._from_sentencepiece(config, special)
         else:
-            raise CheckpointError("No tokenizer in the Gemma folder", str(folder), _listing(self.folder), "tokenizer.json", _NEXT_STEP)
+            raise CheckpointError(
+                "No tokenizer in the Gemma folder", str(folder), _listing(self.folder), "tokenizer.json", _NEXT_STEP
+            )
         if size > vocab_size:
             raise CheckpointError(
                 "The tokenizer does not belong to this text encoder", str(folder), f"{size} tokens",
@@ -57,7 +59,9 @@ class GemmaTokenizer:
     def _row(self, prompt: str, allow_empty: bool) -> list[int]:
         prompt = prompt.strip()
         if not prompt and not allow_empty:
-            raise RequestError("The prompt is empty", "prompt", prompt, "a description of the video", "Describe what to generate")
+            raise RequestError(
+                "The prompt is empty", "prompt", prompt, "a description of the video", "Describe what to generate"
+            )
         if any("\ud800" <= character <= "\udfff" for character in prompt):
             raise RequestError(
                 "The prompt is not valid Unicode", "prompt", ascii(prompt), "text in UTF-8", "Give the prompt in UTF-8"
@@ -76,9 +80,7 @@ class GemmaTokenizer:
             raise CheckpointError("The tokenizer's config is not an object", str(path), config, "a JSON object", _NEXT_STEP)
         return config
 
-    def _from_json(
-        self, config: dict[str, Any], special: dict[str, str]
-    ) -> tuple[Callable[[str], list[int]], int, int]:
+    def _from_json(self, config: dict[str, Any], special: dict[str, str]) -> tuple[Callable[[str], list[int]], int, int]:
         from tokenizers import Tokenizer
         from tokenizers.processors import TemplateProcessing
 
@@ -86,7 +88,9 @@ class GemmaTokenizer:
         try:
             tokenizer = Tokenizer.from_file(str(path))
         except Exception as error:  # the library raises a bare Exception
-            raise CheckpointError("The tokenizer cannot be read", str(path), str(error), "a tokenizer file", _NEXT_STEP) from None
+            raise CheckpointError(
+                "The tokenizer cannot be read", str(path), str(error), "a tokenizer file", _NEXT_STEP
+            ) from None
         tokenizer.add_special_tokens(list(special.values()))
         if "add_bos_token" in config or "add_eos_token" in config:
             before = [special["bos_token"]] if config.get("add_bos_token") else []
@@ -100,7 +104,9 @@ class GemmaTokenizer:
         def encode(text: str) -> list[int]:
             return list(tokenizer.encode(text).ids)
 
-        return encode, int(tokenizer.token_to_id(special["pad_token"])), int(tokenizer.get_vocab_size())
+        pad_id = tokenizer.token_to_id(special["pad_token"])
+        assert pad_id is not None  # added above if the file lacks it
+        return encode, pad_id, tokenizer.get_vocab_size()
 
     def _from_sentencepiece(
         self, config: dict[str, Any], special: dict[str, str]
@@ -112,7 +118,9 @@ class GemmaTokenizer:
         try:
             pieces = sentencepiece.SentencePieceProcessor(model_file=str(path))
         except (OSError, RuntimeError) as error:
-            raise CheckpointError("The tokenizer cannot be read", str(path), str(error), "a sentencepiece model", _NEXT_STEP) from None
+            raise CheckpointError(
+                "The tokenizer cannot be read", str(path), str(error), "a sentencepiece model", _NEXT_STEP
+            ) from None
         before = [pieces.bos_id()] if config.get("add_bos_token", True) else []
         after = [pieces.eos_id()] if config.get("add_eos_token", False) else []
         room = self.max_length - len(before) - len(after)
