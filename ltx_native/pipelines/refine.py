@@ -12,15 +12,15 @@ from ltx_native.pipelines.diffuse import Latents, Loop, Start, diffuse
 from ltx_native.pipelines.stages import Context, Run, Stage
 from ltx_native.request import Lora
 from ltx_native.schedule import STAGE_2_DISTILLED_SIGMAS
+from ltx_native.upsampler import upsample_video
 
 
 def upsample(run: Run, latent: mx.array) -> mx.array:
-    """(1, F, H, W, 128) -> (1, F, 2H, 2W, 128), between the VAE's un-normalised values."""
+    """(1, F, H, W, 128) -> (1, F, 2H, 2W, 128)."""
     with run.models.use("video_encoder") as encoder, run.models.use("upsampler") as upsampler:
-        statistics = encoder.per_channel_statistics
-        larger = statistics.normalize(upsampler(statistics.un_normalize(latent)))
+        larger = upsample_video(latent, encoder, upsampler)
         mx.eval(larger)
-        return larger
+    return larger
 
 
 def refine(

@@ -7,8 +7,12 @@ from typing import Protocol
 
 from ltx_native.models import Models
 from ltx_native.noise import Noise
+from ltx_native.pipelines.a2v import a2v
 from ltx_native.pipelines.distilled import distilled
+from ltx_native.pipelines.extend import extend
+from ltx_native.pipelines.ic_lora import ic_lora
 from ltx_native.pipelines.one_stage import one_stage
+from ltx_native.pipelines.retake import retake
 from ltx_native.pipelines.stages import Stage
 from ltx_native.pipelines.two_stage import keyframes, two_stage
 from ltx_native.pipelines.two_stages_hq import two_stages_hq
@@ -27,8 +31,13 @@ PIPELINES: dict[str, Pipeline] = {
     "two-stages-hq": two_stages_hq,
     "distilled": distilled,
     "keyframes": keyframes,
+    "ic-lora": ic_lora,
 }
+#: Modes with a pipeline of their own.
+MODES: dict[str, Pipeline] = {"retake": retake, "extend": extend}
 
 
 def select(request: Request) -> Pipeline:
-    return PIPELINES[request.effective_pipeline]
+    if request.audio_conditioning:
+        return a2v
+    return MODES.get(request.effective_mode) or PIPELINES[request.effective_pipeline]

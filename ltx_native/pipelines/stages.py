@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 import numpy as np
 
 from ltx_native.conditioning import AudioTarget, ConditioningItem, LatentState, Target, VideoTarget, with_conditionings
-from ltx_native.errors import RequestError
 from ltx_native.models import Models
 from ltx_native.noise import Draws, Noise, add_noise
 from ltx_native.patchify import VideoLatentShape, audio_latent_frames
+from ltx_native.pipelines.sound import read_sound
 from ltx_native.request import Request, ResolvedRequest
+from ltx_native.text_encoder.encoder import hidden_states_of_tail
+from ltx_native.video_vae.tiled import tiled_decode
+from ltx_native.video_vae.tiling import TilingConfig
 
 if TYPE_CHECKING:
     from ltx_native.media import Audio
@@ -58,7 +62,7 @@ class Run:
         sound = None
         if r.effective_mode == "audio_ref_video":
             assert r.audio_path is not None
-            sound = _read_sound(r.audio_path, r.num_frames / r.frame_rate)
+            sound = read_sound(r.audio_path, r.num_frames / r.frame_rate)
         return cls(models, r, Draws(r.seed, noise), batch_guidance, sound)
 
     @property
@@ -75,15 +79,6 @@ class Run:
         return AudioTarget(audio_latent_frames(r.num_frames, r.frame_rate))
 
 
-def _read_sound(path: str, seconds: float) -> Audio:
-    from ltx_native.media import read_audio, to_stereo
-
-    sound = read_audio(path, max_duration=seconds)
-    if sound is None:
-        raise RequestError("there is no sound in the file", "audio_path", path, "a file with sound", "Give another file")
-    return to_stereo(sound)
-
-
 def encode_prompts(run: Run, prompts: Mapping[str, str]) -> Generator[Stage, None, dict[str, Context]]:
     """Tokens, hidden states and contexts of the prompts by name (positive, negative); returns them.
 
@@ -97,7 +92,9 @@ def encode_prompts(run: Run, prompts: Mapping[str, str]) -> Generator[Stage, Non
     states: dict[str, Sequence[mx.array]] = {}
     with run.models.use("gemma") as gemma:
         for name, one in tokens.items():
-            states[name] = gemma(one.input_ids, one.attention_mask)
+            # A capture wants all columns, the padding too; the contexts are the same either way.
+            forward = gemma if run.batch_guidance is False else partial(hidden_states_of_tail, gemma)
+            states[name] = forward(one.input_ids, one.attention_mask)
             mx.eval(states[name])
 
     contexts: dict[str, Context] = {}
@@ -137,8 +134,9 @@ def decode(run: Run, video: mx.array, audio: mx.array) -> Iterator[Stage]:
     rate = run.models.checkpoint.config.bwe.output_sampling_rate if run.sound is None else run.sound.sampling_rate
     yield Stage("latent", {"video": video, "audio": audio}, values={"sample_rate": rate, "frame_rate": run.request.frame_rate})
     with run.models.use("video_decoder") as decoder:
-        pixels = decoder(video)[0]  # (n, H, W, 3)
-        yield Stage("frames", {"frames": to_uint8(pixels)}, values={"pixels": pixels})
+        for chunk in tiled_decode(decoder, video, TilingConfig.default()):
+            pixels = chunk[0]  # (n, H, W, 3)
+            yield Stage("frames", {"frames": to_uint8(pixels)}, values={"pixels": pixels})
     if run.sound is not None:
         yield Stage("waveform", {"audio": mx.array(run.sound.waveform)}, values={"sample_rate": rate})
         return
