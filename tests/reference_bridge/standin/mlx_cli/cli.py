@@ -11,7 +11,6 @@ import mlx.core as mx
 import numpy as np
 from ltx_core_mlx.conditioning.types.latent_cond import create_initial_state
 from ltx_core_mlx.model.transformer.model import LTXModel, X0Model
-
 from ltx_pipelines_mlx.movie import write_movie
 from ltx_pipelines_mlx.scheduler import ltx2_schedule
 from ltx_pipelines_mlx.utils.samplers import guided_denoise_loop
