@@ -41,6 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--suite", type=Path, help="prompt suite (default: the world's 100 held-out captions)")
     parser.add_argument("--output", type=Path, default=ROOT / "reports" / "fidelity", help="folder for verdict, scores, videos")
     parser.add_argument("--prompts", type=int, metavar="N", help="short form: the first N prompts only; cannot pass")
+    parser.add_argument("--to-the-end", action="store_true", help="make every video, though the verdict is clear before")
     parser.add_argument("--degrade", action="append", metavar="RUNG", help="run only this rung, or `all`; may be repeated")
     parser.add_argument("--no-ladder", action="store_true", help="leave the ladder out; cannot pass")
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="bfloat16", help="of the native engine")
@@ -117,19 +118,37 @@ def _run(options: argparse.Namespace) -> int:
             return _ladder(work, {name: side(name) for name in rungs}, options.output)
         needed = [name for name in dict.fromkeys(policy.ladder.order + policy.ladder.severe) if name in RUNGS]
         ladder = None if options.no_ladder else {name: side(name) for name in needed}
-        result = run_fidelity(work, ladder, options.prompts)
-    write_result(options.output / "fidelity.json", result.as_dict())
+        result = run_fidelity(work, ladder, options.prompts, options.to_the_end)
+        content = result.as_dict()
+        if options.suite is None and result.pairs:
+            content["oracle"] = _oracle(work, len(result.pairs))
+    write_result(options.output / "fidelity.json", content)
     rows = json.dumps(score_rows(result.pairs))
     write_whole(options.output / "scores.json", lambda partial: Path(partial).write_text(rows))
     if result.ladder:
         print(ladder_table(result.ladder))
     for name, metric in result.evidence.get("metrics", {}).items():
         print(f"{name:22} mean {metric['mean']:+.4g}  margin -{metric['margin']:.3g}  {metric['verdict']}")
+    for name, value in content.get("oracle", {}).items():
+        print(f"{name:22} all four attributes right in {value:.2f} of the videos, by the pixel oracle")
     for reason in result.judgement.reasons:
         print(f"- {reason}")
     seen = f"{result.evidence['seen']} of {result.evidence['size']} prompts"
     print(f"fidelity: {result.judgement.verdict} after {seen}, written to {options.output / 'fidelity.json'}")
     return EXIT[result.judgement.verdict]
+
+
+def _oracle(work: Run, count: int) -> dict[str, float]:
+    """The share of videos in which the world's pixel oracle reads colour, shape, motion and background as asked."""
+    from parity.world.oracle import read
+    from parity.world.scene import parse
+
+    items = work.suite.items[:count]
+    shares = {}
+    for side in (work.native, work.reference):
+        right = [read(work.store.video(side, item).frames).matches(parse(item.prompt)) for item in items]
+        shares[side.name] = sum(right) / len(right)
+    return shares
 
 
 def _ladder(work: Run, sides: dict[str, Side], output: Path) -> int:

@@ -88,8 +88,11 @@ class Run:
         }
 
 
-def run_fidelity(run: Run, rungs: Mapping[str, Side] | None = None, limit: int | None = None) -> FidelityResult:
-    """The whole gate: pilot, ladder of degraded natives (`rungs`, by name), suite. `limit` takes the first prompts only.
+def run_fidelity(
+    run: Run, rungs: Mapping[str, Side] | None = None, limit: int | None = None, to_the_end: bool = False
+) -> FidelityResult:
+    """The whole gate: pilot, ladder of degraded natives (`rungs`, by name), suite. `limit` takes the first prompts only;
+    `to_the_end` makes and scores all of them, though the verdict stays that of the moment it became clear.
 
     Without `rungs` nothing shows that the gate can see damage, so a pass becomes inconclusive.
     """
@@ -107,7 +110,7 @@ def run_fidelity(run: Run, rungs: Mapping[str, Side] | None = None, limit: int |
         assay = judge_ladder({n: Rung(r["verdict"], r["clip_score"]) for n, r in ladder.items()}, run.policy)
         if assay.verdict != "pass":
             return FidelityResult(assay, {"seen": 0, "size": len(items)}, pilot, ladder, run.fingerprints(), ())
-    judgement, evidence, pairs = run_suite(run, run.native, items, pilot)
+    judgement, evidence, pairs = run_suite(run, run.native, items, pilot, to_the_end=to_the_end)
     whole = judge_scope(judgement, len(items), run.policy).join(assay)
     evidence["within_scope"] = judgement.verdict
     return FidelityResult(whole, evidence, pilot, ladder, run.fingerprints(), tuple(pairs))

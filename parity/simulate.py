@@ -1,6 +1,6 @@
 """How often does the gate pass what it should not, and fail what it should not? Replays of recorded scores.
 
-    python -m parity.simulate [SCORES.json] [--replays 10000] [--seed 0]
+    python -m parity.simulate [SCORES.json] [--replays 20000] [--seed 0]
 
 SCORES holds what `fidelity_run.score_rows` gives: both sides' scores of one run. Each replay is a suite of the policy's size
 in a new random order, with the recorded spread and a mean difference that is set: 0, or one metric exactly at its margin.
@@ -143,7 +143,7 @@ def table(title: str, outcomes: Mapping[str, Outcome]) -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="parity.simulate", description="false-pass and false-fail rates of the fidelity gate")
     parser.add_argument("scores", nargs="?", type=Path, default=RECORDED, help="score rows of a fidelity run (JSON)")
-    parser.add_argument("--replays", type=int, default=10000, help="replays per scenario (default 10000)")
+    parser.add_argument("--replays", type=int, default=20000, help="replays per scenario (default 20000)")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(argv)
     try:
