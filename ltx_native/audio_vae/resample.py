@@ -98,5 +98,6 @@ def _banded(x: mx.array, band: mx.array, step: int, length: int) -> mx.array:
     outputs, inputs = band.shape
     blocks = -(-length // outputs)
     x = mx.pad(x, [(0, 0), (0, max(0, (blocks - 1) * step + inputs - time)), (0, 0)])
-    windows = mx.as_strided(mx.contiguous(x), (b, blocks, inputs, c), (x.shape[1] * c, step * c, c, 1))
-    return (band @ windows).reshape(b, -1, c)[:, :length]
+    dtype, x = x.dtype, mx.contiguous(x.astype(mx.float32))  # a CPU has no fast product in bfloat16
+    windows = mx.as_strided(x, (b, blocks, inputs, c), (x.shape[1] * c, step * c, c, 1))
+    return (band.astype(mx.float32) @ windows).reshape(b, -1, c)[:, :length].astype(dtype)

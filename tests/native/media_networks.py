@@ -108,8 +108,10 @@ def randomized(module: nn.Module, seed: int = 0, dtype: mx.Dtype = mx.float32) -
     def value(path: str, old: mx.array) -> mx.array:
         fan_in = max(1, old.size // old.shape[0]) if old.ndim > 1 else 100
         new = draw.standard_normal(old.shape) / np.sqrt(fan_in)
-        if path.endswith(("std_of_means",)) or ("norm" in path and path.endswith("weight")):
+        if path.endswith("std_of_means") or ("norm" in path and path.endswith("weight")):
             new = 1 + 0.2 * new
+        if path.endswith(("filter", "mel_basis")):  # low-pass filters and bands of energy, as in a checkpoint
+            new = np.abs(new) / np.abs(new).sum(axis=-1 if path.endswith("mel_basis") else None, keepdims=True)
         return mx.array(new.astype(np.float32)).astype(dtype)
 
     module.update(tree_map_with_path(value, module.parameters()))
