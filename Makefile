@@ -8,7 +8,7 @@ export OMP_NUM_THREADS ?= 1
 export OPENBLAS_NUM_THREADS ?= 1
 export LTX_REFERENCE_PYTHON ?= $(CURDIR)/$(REFERENCE_VENV)/bin/python
 
-.PHONY: demo test setup system native reference lint types tests parity bench clean
+.PHONY: demo test setup system native reference lint types tests parity bench gate-simulate clean
 .DEFAULT_GOAL := demo
 
 demo: setup
@@ -48,6 +48,10 @@ parity: setup
 
 bench: setup
 	$(NATIVE) -m parity.bench
+
+# How often the fidelity gate passes what it should not: replays of recorded scores.
+gate-simulate: native
+	$(NATIVE) -m parity.simulate
 
 clean:
 	rm -rf $(VENV) $(REFERENCE_VENV) .cache build *.egg-info
