@@ -142,7 +142,7 @@ class AudioVAEConfig:
             out_ch=dd.integer("out_ch"),
             ch=dd.integer("ch"),
             ch_mult=dd.integers("ch_mult"),
-            num_res_blocks=dd.integer("num_res_blocks"),
+            num_res_blocks=dd.index("num_res_blocks"),  # 0 is legal: the decoder has one more
             norm_type=dd.fixed("norm_type", "pixel"),
             causality_axis=dd.fixed("causality_axis", "height"),
             filter_length=filter_length,
