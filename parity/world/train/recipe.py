@@ -32,16 +32,28 @@ VAE: Final[dict[str, Any]] = {
         ["compress_all_res", {"multiplier": 1}],
     ],
     "decoder_blocks": [  # the decoder walks this list backwards
-        ["res_x", {"num_layers": 1}],
+        ["res_x", {"num_layers": 3}],
         ["compress_space", {"multiplier": 1}],
-        ["res_x", {"num_layers": 1}],
+        ["res_x", {"num_layers": 2}],
         ["compress_time", {"multiplier": 1}],
-        ["res_x", {"num_layers": 1}],
-        ["compress_all", {"multiplier": 2, "residual": True}],
-        ["res_x", {"num_layers": 1}],
-        ["compress_all", {"multiplier": 2, "residual": True}],
+        ["res_x", {"num_layers": 2}],
+        ["compress_all", {"multiplier": 2}],
+        ["res_x", {"num_layers": 2}],
+        ["compress_all", {"multiplier": 2}],
         ["res_x", {"num_layers": 1}],
     ],
+}
+
+# The first stage trains encoder and decoder with one residual block a level and shortcuts around two upsamplers; the
+# second freezes the encoder (and with it the latents), folds the shortcuts into their convolutions and grows the decoder
+# to the depth above: neither changes what it computes.
+FIRST_BLOCKS: Final[dict[str, dict[str, Any]]] = {
+    "res_x": {"num_layers": 1},
+    "compress_all": {"multiplier": 2, "residual": True},
+}
+VAE_FIRST: Final[dict[str, Any]] = {
+    **VAE,
+    "decoder_blocks": [[name, FIRST_BLOCKS.get(name, config)] for name, config in VAE["decoder_blocks"]],
 }
 
 GEMMA: Final[dict[str, Any]] = {
@@ -166,10 +178,42 @@ VOCODER: Final[dict[str, Any]] = {
         "use_bias_at_final": False,
         "input_sampling_rate": 16000,
         "output_sampling_rate": 48000,
-        "n_fft": 512,
+        "n_fft": 160,
         "hop_length": 80,
-        "win_size": 512,
+        "win_size": 160,
         "num_mels": 64,
+    },
+}
+
+UPSAMPLER: Final[dict[str, Any]] = {
+    "in_channels": 128,
+    "mid_channels": 32,
+    "num_blocks_per_stage": 1,
+    "dims": 3,
+    "spatial_upsample": True,
+    "temporal_upsample": False,
+    "spatial_scale": 2.0,
+    "rational_resampler": False,
+}
+
+CLIP: Final[dict[str, Any]] = {
+    "projection_dim": 64,
+    "text": {
+        "hidden_size": 64,
+        "intermediate_size": 128,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "max_position_embeddings": 77,
+        "hidden_act": "quick_gelu",
+    },
+    "vision": {
+        "hidden_size": 96,
+        "intermediate_size": 192,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 4,
+        "image_size": 96,
+        "patch_size": 16,
+        "hidden_act": "quick_gelu",
     },
 }
 
@@ -192,8 +236,24 @@ STAGES: Final[dict[str, dict[str, Any]]] = {
         "noise_floor": 0.25,
         "kl": 3e-4,
     },
+    "video_decoder": {
+        "steps": 2400,
+        "lr": 3e-4,
+        "matrix_lr": 0.012,
+        "warmup": 50,
+        "betas": [0.9, 0.99],
+        "clip": 1.0,
+        "ema": 0.995,
+        "batch": [9, 64, 8],
+        "late": 0.0,
+        "late_batches": [[17, 64, 4], [9, 128, 2]],
+        "late_share": 0.12,
+        "foreground": 6.0,
+        "edges": 0.7,
+        "noise_floor": 0.3,
+    },
     "transformer": {
-        "steps": 8000,
+        "steps": 2600,
         "lr": 1e-3,
         "matrix_lr": 0.02,
         "warmup": 100,
@@ -201,13 +261,61 @@ STAGES: Final[dict[str, dict[str, Any]]] = {
         "clip": 1.0,
         "ema": 0.998,
         "groups": 32,
-        "each": 2,
-        "slots": 32,
+        "each": 3,
+        "slots": 20,
         "dropout": 0.12,
         "audio_weight": 0.3,
         "mix": [[[9, 64], 1.0]],
+        "cache": [[[9, 64], 40]],
+    },
+    "audio_vae": {
+        "steps": 300,
+        "lr": 4e-4,
+        "matrix_lr": 0.02,
+        "warmup": 50,
+        "betas": [0.9, 0.99],
+        "clip": 1.0,
+        "ema": 0.99,
+        "batch": 8,
+        "noise": 0.1,
+    },
+    "clip": {
+        "steps": 1500,
+        "lr": 1e-3,
+        "matrix_lr": 0.01,
+        "warmup": 100,
+        "betas": [0.9, 0.99],
+        "clip": 1.0,
+        "ema": 0.99,
+        "batch": 48,
+    },
+    "upsampler": {
+        "steps": 250,
+        "lr": 1e-3,
+        "matrix_lr": 0.02,
+        "warmup": 20,
+        "betas": [0.9, 0.99],
+        "clip": 1.0,
+        "ema": 0.98,
+        "batch": 8,
+    },
+    "vocoder": {
+        "steps": 150,
+        "lr": 2e-3,
+        "matrix_lr": 0.0,
+        "warmup": 50,
+        "betas": [0.8, 0.99],
+        "clip": 1.0,
+        "ema": 0.99,
+        "batch": 4,
     },
 }
+
+
+def recipe() -> dict[str, Any]:
+    """All that decides the training besides the code, as one JSON object."""
+    parts = {"transformer": TRANSFORMER, "vae": VAE, "audio_vae": AUDIO_VAE, "vocoder": VOCODER, "upsampler": UPSAMPLER}
+    return {"seed": SEED, "fps": FPS, "gemma": GEMMA, "clip": CLIP, "stages": STAGES, **parts}
 
 
 def recipe_hash(config: dict[str, Any]) -> str:

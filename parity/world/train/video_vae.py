@@ -12,7 +12,7 @@ from torch import nn
 
 from parity.world.render import render_batch
 from parity.world.scene import Scene, all_captions
-from parity.world.train.recipe import SEED, STAGES, VAE
+from parity.world.train.recipe import SEED, STAGES, VAE, VAE_FIRST
 from parity.world.train.state import Stage
 
 
@@ -63,8 +63,19 @@ def batch_size(config: dict[str, Any], step: int, rng: np.random.Generator) -> l
     return base
 
 
-def loss_of(vae: VideoVae, config: dict[str, Any], step: int) -> tuple[torch.Tensor, dict[str, float]]:
-    """Absolute and squared error, heavier on the shape and its outline, plus a small KL term."""
+def reconstruction(error: torch.Tensor, video: torch.Tensor, config: dict[str, Any], sharp: float) -> torch.Tensor:
+    """Absolute and squared error and that of the outlines, heavier on the shape and three pixels around it."""
+    with torch.no_grad():
+        shape = (video - video[..., :1, :1]).abs().amax(1, keepdim=True) > 0.04
+        weight = 1.0 + config["foreground"] * F.max_pool3d(shape.float(), (1, 7, 7), 1, (0, 3, 3))
+    across = (error[..., 1:] - error[..., :-1]).abs() * weight[..., 1:]
+    down = (error[..., 1:, :] - error[..., :-1, :]).abs() * weight[..., 1:, :]
+    pixels = (weight * ((0.1 + 0.9 * sharp) * error.abs() + 2.0 * error.square())).mean()
+    return pixels + sharp * config["edges"] * (across.mean() + down.mean())
+
+
+def joint_loss(vae: VideoVae, config: dict[str, Any], step: int) -> tuple[torch.Tensor, dict[str, float]]:
+    """Reconstruction through a noisy latent, plus a small KL term."""
     rng = np.random.default_rng([SEED, 1, step])
     frames, side, count = batch_size(config, step, rng)
     video = to_video(render_batch(sample_scenes(rng, count), frames, side))
@@ -73,32 +84,80 @@ def loss_of(vae: VideoVae, config: dict[str, Any], step: int) -> tuple[torch.Ten
         # The floor makes the decoder forgive what the transformer gets slightly wrong.
         latent = mean + torch.sqrt(log_variance.exp() + config["noise_floor"] ** 2) * torch.randn_like(mean)
         output = vae.decoder(latent)
-    output = output.float()
-    error = output - video
-    with torch.no_grad():  # the shape and three pixels around it
-        shape = (video - video[..., :1, :1]).abs().amax(1, keepdim=True) > 0.04
-        weight = 1.0 + config["foreground"] * F.max_pool3d(shape.float(), (1, 7, 7), 1, (0, 3, 3))
-    across = (error[..., 1:] - error[..., :-1]).abs() * weight[..., 1:]
-    down = (error[..., 1:, :] - error[..., :-1, :]).abs() * weight[..., 1:, :]
+    error = output.float() - video
     sharp = min(1.0, max(0.0, (step / config["steps"] - 0.1) / 0.4))  # absolute error stalls while all is still blur
-    pixels = (weight * ((0.1 + 0.9 * sharp) * error.abs() + 2.0 * error.square())).mean()
     divergence = 0.5 * (mean.square() + log_variance.exp() - 1.0 - log_variance).mean()
-    loss = pixels + sharp * config["edges"] * (across.mean() + down.mean()) + config["kl"] * divergence
-    mse = float(error.detach().square().mean())
-    figures = {"kl": float(divergence.detach()), "sigma": float(torch.exp(0.5 * log_variance).mean().detach())}
-    return loss, {f"mse_{frames}x{side}": mse, **figures}
+    loss = reconstruction(error, video, config, sharp) + config["kl"] * divergence
+    figures = {"kl": float(divergence.detach()), f"mse_{frames}x{side}": float(error.detach().square().mean())}
+    return loss, figures
+
+
+def decoder_loss(vae: VideoVae, config: dict[str, Any], step: int) -> tuple[torch.Tensor, dict[str, float]]:
+    """Reconstruction from the frozen encoder's latents with a little noise."""
+    rng = np.random.default_rng([SEED, 8, step])
+    frames, side, count = batch_size(config, step, rng)
+    video = to_video(render_batch(sample_scenes(rng, count), frames, side))
+    with torch.autocast("cpu", torch.bfloat16):
+        with torch.no_grad():
+            latent = vae.encoder(video).float()
+            latent = latent + config["noise_floor"] * torch.randn_like(latent)
+        output = vae.decoder(latent)
+    error = output.float() - video
+    return reconstruction(error, video, config, 1.0), {f"mse_{frames}x{side}": float(error.detach().square().mean())}
 
 
 def train(folder: Path, until: float | None = None) -> bool:
-    """Run or resume the stage; its state and curve are in `folder`."""
+    """First stage, encoder and decoder together; its state and curve are in `folder`."""
     torch.manual_seed(SEED)
-    vae = VideoVae(VAE)
+    vae = VideoVae(VAE_FIRST)
     stage = Stage("video_vae", vae, STAGES["video_vae"], folder)
-    return stage.run(lambda step: loss_of(vae, STAGES["video_vae"], step), until=until)
+    return stage.run(lambda step: joint_loss(vae, STAGES["video_vae"], step), until=until)
 
 
-if __name__ == "__main__":
-    import sys
+def fold_shortcut(weight: torch.Tensor, stride: tuple[int, int, int]) -> torch.Tensor:
+    """An upsampler's shortcut written into its convolution: the identity of one input channel at the centre tap.
 
-    torch.set_num_threads(1)
-    train(Path(sys.argv[1]), None)
+    The shortcut moves channels to places as the convolution's output is moved, and repeats them.
+    """
+    places = stride[0] * stride[1] * stride[2]
+    folded = weight.clone()
+    out, channels = weight.shape[:2]
+    row = torch.arange(out)
+    folded[row, (row // places) % (channels // places) * places + row % places, 1, 1, 1] += 1.0
+    return folded
+
+
+def grown(folder: Path) -> VideoVae:
+    """The first stage's averaged weights in the deeper decoder; the added blocks start as the identity."""
+    torch.manual_seed(SEED)
+    first, vae = VideoVae(VAE_FIRST), VideoVae(VAE)
+    Stage("video_vae", first, STAGES["video_vae"], folder).use_average()
+    known = first.state_dict()
+    for index, block in enumerate(first.decoder.up_blocks):
+        if getattr(block, "residual", False):
+            key = f"decoder.up_blocks.{index}.conv.conv.weight"
+            known[key] = fold_shortcut(known[key], block.stride)
+    with torch.no_grad():
+        for key, value in vae.state_dict().items():
+            if key in known:
+                value.copy_(known[key])
+            elif ".conv2." in key:
+                value.zero_()
+    for param in vae.encoder.parameters():
+        param.requires_grad_(False)
+    return vae
+
+
+def train_decoder(folder: Path, until: float | None = None) -> bool:
+    """Second stage, the deeper decoder alone."""
+    vae = grown(folder)
+    stage = Stage("video_decoder", vae, STAGES["video_decoder"], folder)
+    return stage.run(lambda step: decoder_loss(vae, STAGES["video_decoder"], step), until=until)
+
+
+def trained(folder: Path) -> VideoVae:
+    """The averaged weights of whatever has been trained so far."""
+    vae = grown(folder)
+    if (folder / "video_decoder.safetensors").exists():
+        Stage("video_decoder", vae, STAGES["video_decoder"], folder).use_average()
+    return vae.eval()
