@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 PROMPT = "A red fox runs through fresh snow while a bell rings in the distance"
@@ -54,3 +55,17 @@ class Case:
 T2V_SQUARE = Case("t2v-64x64x9")
 T2V_WIDE = Case("t2v-96x64x17-25fps", width=96, height=64, num_frames=17, frame_rate=25.0)
 T2V_CASES = (T2V_SQUARE, T2V_WIDE)
+
+# Command-line names of a case's fields.
+_OPTIONS = {"frames": "num_frames"}
+
+
+def case_from(options: Mapping[str, Any], base: Case = T2V_SQUARE) -> Case:
+    """The base case with the options that were given; a case changed in any way is named by its content."""
+    names = {item.name for item in fields(Case)}
+    given = {_OPTIONS.get(name, name): value for name, value in options.items() if value is not None}
+    changed = replace(base, **{name: value for name, value in given.items() if name in names})
+    if changed == base:
+        return base
+    size = f"{changed.width}x{changed.height}x{changed.num_frames}"
+    return replace(changed, name=f"{changed.mode}-{size}-{changed.digest()[:8]}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -138,9 +139,10 @@ class Session:
         theirs.write_bytes(reference_video.read_bytes())
         return {"native": f"{case.name}/native.mp4", "reference": f"{case.name}/reference.mp4"}
 
-    def finish(self, judgement: Judgement | None = None) -> dict[str, Any]:
-        """Judge all cases, write results.json, report.html and verdict.json; returns the verdict."""
-        judgement = judgement or judge_tensors(self.cases)
+    def finish(self, verdict: Path | None = None) -> dict[str, Any]:
+        """Judge all cases, write results.json, report.html and verdict.json (there, or to ``verdict``); returns the verdict."""
+        judgement = judge_tensors(self.cases)
+        verdict = verdict or self.output / "verdict.json"
         results = self.output / "results.json"
         write_json(
             results,
@@ -156,7 +158,7 @@ class Session:
         build_report(results)
         compared = sum(case.coverage.compared for case in self.cases if case.coverage)
         evidence = {
-            "results": {"path": "results.json", "sha256": file_sha256(results)},
+            "results": {"path": os.path.relpath(results, verdict.parent), "sha256": file_sha256(results)},
             "sites_compared": compared,
             "dtype": "float32",
             "cases": [case.name for case in self.cases],
@@ -166,9 +168,7 @@ class Session:
         except UserError as error:
             judgement = judgement.join(Judgement("inconclusive", (str(error),)))
             checkpoint = ""
-        return write_verdict(
-            self.output / "verdict.json", judgement, current_fingerprints(checkpoint), evidence, provenance.commit()
-        )
+        return write_verdict(verdict, judgement, current_fingerprints(checkpoint), evidence, provenance.commit())
 
     def _say(self, text: str) -> None:
         if not self.quiet and sys.stderr.isatty():
@@ -194,10 +194,3 @@ def _media(reference: Trace, native: NativeRun) -> dict[str, tuple[Array, Array]
 
 def _manifest(trace: Trace) -> dict[str, Any]:
     return {name: value for name, value in trace.manifest.items() if name not in ("files", "request")}
-
-
-def run_cases(session: Session, cases: Sequence[Case]) -> dict[str, Any]:
-    """Compare all cases and finish; the verdict."""
-    for case in cases:
-        session.compare(case)
-    return session.finish()

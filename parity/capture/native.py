@@ -19,6 +19,7 @@ from ltx_native.noise import Noise
 from ltx_native.pipelines.one_stage import one_stage
 from ltx_native.pipelines.stages import Stage
 from ltx_native.request import Request
+from parity.capture.reference import Checkpoint
 from parity.capture.tree import arrays_in, to_tree
 from parity.cases import Case
 from parity.sites import component_of
@@ -146,9 +147,12 @@ class NativeRun:
     sample_rate: int
 
 
-def request_of(case: Case, output: Path | None = None) -> Request:
+def request_of(case: Case, output: Path | None = None, checkpoint: Checkpoint | None = None) -> Request:
     """The case as a user's request to the native engine."""
     return Request(
+        model=str(checkpoint.model) if checkpoint else None,
+        gemma=str(checkpoint.gemma) if checkpoint else None,
+        upsampler=str(checkpoint.upsampler) if checkpoint and checkpoint.upsampler else None,
         prompt=case.prompt,
         negative_prompt=case.negative_prompt,
         output_path=str(output) if output else None,

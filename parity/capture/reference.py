@@ -116,6 +116,23 @@ class ReferenceCache:
         content = [reference_fingerprint(), checkpoint.digest(), case.digest(), *sites]
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:32]
 
+    def entries(self) -> list[dict[str, Any]]:
+        """What is kept: key, size, and what is wrong with it (every trace is read and verified)."""
+        folders = sorted(self.folder.iterdir()) if self.folder.is_dir() else []
+        return [_describe(entry) for entry in folders if entry.is_dir() and not entry.name.startswith(".")]
+
+    def prune(self) -> list[str]:
+        """Remove damaged captures and those of another reference code; the removed keys."""
+        removed = []
+        for found in self.entries():
+            entry = self.folder / found["key"]
+            marker = entry / "reference"
+            stale = not marker.is_file() or marker.read_text() != reference_fingerprint()
+            if found["problem"] or stale:
+                shutil.rmtree(entry)
+                removed.append(found["key"])
+        return removed
+
     def capture(self, case: Case, checkpoint: Checkpoint, sites: Sequence[str] = (), quiet: bool = True) -> tuple[Trace, Path]:
         """The trace and the mp4 of the reference's run, from the cache or from a run now.
 
@@ -139,9 +156,20 @@ class ReferenceCache:
                 Trace(making / "trace")
             except TraceError as error:
                 raise ReferenceUnavailable(f"the reference left no whole trace: {error}") from error
+            (making / "reference").write_text(reference_fingerprint())
             if not entry.exists():  # another process may have made the same capture meanwhile
                 making.rename(entry)
         return Trace(entry / "trace"), entry / "video.mp4"
+
+
+def _describe(entry: Path) -> dict[str, Any]:
+    found: dict[str, Any] = {"key": entry.name, "problem": "", "bytes": sum(f.stat().st_size for f in entry.rglob("*.*"))}
+    try:
+        trace = Trace(entry / "trace")
+    except TraceError as error:
+        return {**found, "problem": str(error)}
+    request = trace.manifest.get("request", {})
+    return {**found, "records": len(trace.records), "mode": request.get("mode"), "prompt": request.get("prompt")}
 
 
 def reference_replay(trace: Trace, checkpoint: Checkpoint, dtype: str, folder: Path, steps: Sequence[int] = ()) -> Trace:
