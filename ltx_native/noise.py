@@ -10,29 +10,34 @@ from typing import cast
 import mlx.core as mx
 import numpy as np
 from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import load_file
 
 from ltx_native.errors import RequestError
+
+#: The sampler's own noise is float64, which MLX does not read from files.
+Draw = mx.array | NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Noise:
     """Standard normal tokens (1, T, C) from outside. Every mode draws video, then audio; ``later`` has draws 2, 3, …"""
 
-    video: mx.array | None = None
-    audio: mx.array | None = None
-    later: Mapping[int, mx.array] = field(default_factory=dict)
+    video: Draw | None = None
+    audio: Draw | None = None
+    later: Mapping[int, Draw] = field(default_factory=dict)
 
-    def draw(self, index: int) -> mx.array | None:
+    def draw(self, index: int) -> Draw | None:
         return {0: self.video, 1: self.audio}.get(index, self.later.get(index))
 
     @classmethod
     def load(cls, path: str | Path) -> Noise:
         """Read a safetensors file with keys ``video``, ``audio`` or ``draw.00000``, ``draw.00001``, …"""
         try:
-            tensors = cast(dict[str, mx.array], mx.load(str(path)))
+            tensors = _read(str(path))
             named = {{"video": 0, "audio": 1}.get(k, int(k.removeprefix("draw.") if k[:5] == "draw." else -1)): v
                      for k, v in tensors.items()}  # fmt: skip
-        except (OSError, RuntimeError, ValueError) as error:
+        except (OSError, RuntimeError, ValueError, SafetensorError) as error:
             raise RequestError(
                 "the noise file cannot be read", str(path), str(error), "a safetensors file", "Write it again"
             ) from error
@@ -54,7 +59,7 @@ class Draws:
         """(1, T, C) standard normal. Drawn values are rounded to bfloat16 in every dtype, because the CLI has them so."""
         given = self._next(shape)
         if given is not None:
-            return given.astype(dtype)
+            return mx.array(given).astype(dtype)
         key = mx.random.split(mx.random.key(self.seed + seed_offset))[1]
         return mx.random.normal(shape, key=key).astype(mx.bfloat16).astype(dtype)
 
@@ -67,10 +72,10 @@ class Draws:
             if given is None:
                 drawn.append(_normalized(np.array(mx.random.normal(shape, key=key), dtype=np.float64)))
             else:
-                drawn.append(np.array(given.astype(mx.float32), dtype=np.float64))
+                drawn.append(np.array(given, dtype=np.float64))
         return drawn
 
-    def _next(self, shape: tuple[int, ...]) -> mx.array | None:
+    def _next(self, shape: tuple[int, ...]) -> Draw | None:
         index, self.count = self.count, self.count + 1
         given = self.given.draw(index) if self.given else None
         if given is not None and tuple(given.shape) != tuple(shape):
@@ -86,6 +91,13 @@ class Draws:
                 "the given noise has too few draws", f"noise draw {index}", "nothing", tuple(shape), "Add the draw"
             )
         return given
+
+
+def _read(path: str) -> dict[str, Draw]:
+    with safe_open(path, "numpy") as file:
+        doubles = any(file.get_slice(key).get_dtype() == "F64" for key in file.keys())  # noqa: SIM118
+    read = load_file(path) if doubles else mx.load(path)
+    return dict(cast(dict[str, Draw], read))
 
 
 def _normalized(noise: NDArray[np.float64]) -> NDArray[np.float64]:
