@@ -119,6 +119,18 @@ def _report(args: argparse.Namespace) -> int:
     return 0
 
 
+def _fidelity_options(verb: argparse.ArgumentParser) -> None:
+    from parity.fidelity_command import add_arguments
+
+    add_arguments(verb)
+
+
+def _fidelity(args: argparse.Namespace) -> int:
+    from parity.fidelity_command import run
+
+    return run(args)
+
+
 def _gate_options(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--verdict", type=Path, help="verdict.json (default: the one dispatch reads)")
     verb.add_argument("--checkpoint", type=Path, metavar="DIR", help="the checkpoint it must hold for (default: tiny)")
@@ -209,6 +221,12 @@ VERBS: dict[str, Verb] = {
         "parity compare --prompt 'A red fox' --steps 2 --output reports/fox",
         _compare_options,
         _compare,
+    ),
+    "fidelity": (
+        "judge how well native follows prompts, against the reference",
+        "parity fidelity --prompts 12",
+        _fidelity_options,
+        _fidelity,
     ),
     "gate": ("say which engine the verdict puts in force", "parity gate", _gate_options, _gate),
     "report": ("make the page of a run again", "parity report reports/fox/results.json", _report_options, _report),

@@ -56,11 +56,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--modality", type=float, default=1.0, help="modality guidance; 1 is off")
     parser.add_argument("--rescale", type=float, default=0.0)
     parser.add_argument("--negative-prompt", default="")
-    parser.add_argument("--quiet", action="store_true")
 
 
 def run(options: argparse.Namespace) -> int:
-    """0 pass, 1 fail, 3 inconclusive; 2 bad input. The last line is the verdict."""
+    """0 pass, 1 fail, 3 inconclusive; 2 bad input. The last line is the verdict. `options.json`: the whole result instead."""
     try:
         return _run(options)
     except (UserError, FileNotFoundError) as error:
@@ -69,6 +68,8 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
+    from ltx_native.checkpoint import Checkpoint as NativeCheckpoint
+    from ltx_native.verdict import current_fingerprints
     from parity.capture.degrade import RUNGS
     from parity.capture.reference import Checkpoint
     from parity.capture.sides import ReferenceServer, native_side, reference_side
@@ -99,6 +100,8 @@ def _run(options: argparse.Namespace) -> int:
         audio=guidance,
     )
     clip = Clip.open(options.clip)
+    upsampler = str(checkpoint.upsampler) if checkpoint.upsampler else None
+    opened = NativeCheckpoint.open(str(checkpoint.model), str(checkpoint.gemma), upsampler)
 
     def side(rung: str) -> Side:
         return native_side(checkpoint, case, options.dtype, rung)
@@ -111,8 +114,9 @@ def _run(options: argparse.Namespace) -> int:
             embedder=clip,
             policy=policy,
             store=Store(options.output / "store"),
-            say=(lambda text: None) if options.quiet else (lambda text: print(text, flush=True)),
+            say=(lambda text: None) if options.quiet else (lambda text: print(text, file=sys.stderr, flush=True)),
             ahead=True,
+            context=current_fingerprints(opened.fingerprint()),
         )
         if rungs:
             return _ladder(work, {name: side(name) for name in rungs}, options.output)
@@ -125,6 +129,9 @@ def _run(options: argparse.Namespace) -> int:
     write_result(options.output / "fidelity.json", content)
     rows = json.dumps(score_rows(result.pairs))
     write_whole(options.output / "scores.json", lambda partial: Path(partial).write_text(rows))
+    if getattr(options, "json", False):
+        print(json.dumps(content))
+        return EXIT[result.judgement.verdict]
     if result.ladder:
         print(ladder_table(result.ladder))
     for name, metric in result.evidence.get("metrics", {}).items():
@@ -175,6 +182,7 @@ def ladder_table(table: dict[str, dict[str, object]]) -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="parity fidelity", description="the prompt-fidelity gate", allow_abbrev=False)
     add_arguments(parser)
+    parser.add_argument("-q", "--quiet", action="store_true", help="the verdict only")
     return run(parser.parse_args(argv))
 
 

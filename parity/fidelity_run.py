@@ -67,7 +67,9 @@ def score_rows(pairs: Iterable[PairResult]) -> list[dict[str, Any]]:
 
 @dataclass(frozen=True)
 class Run:
-    """Everything a run needs. `ahead`: the reference makes the next video while the native side makes this one."""
+    """Everything a run needs. `ahead`: the reference makes the next video while the native side makes this one.
+    `context`: what else the result depends on, by name (`ltx_native.verdict.current_fingerprints`), for those who join it.
+    """
 
     suite: Suite
     native: Side
@@ -77,11 +79,13 @@ class Run:
     store: Store
     say: Say = lambda text: None
     ahead: bool = False
+    context: Mapping[str, str] = field(default_factory=dict)
 
     def fingerprints(self) -> dict[str, str]:
         return {
-            "native": self.native.fingerprint,
-            "reference": self.reference.fingerprint,
+            **self.context,
+            "native_side": self.native.fingerprint,
+            "reference_side": self.reference.fingerprint,
             "clip": self.embedder.fingerprint,
             "suite": self.suite.sha256,
             "policy": self.policy.sha256,
