@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from reference_bridge.adapters.official import draws, patches, provenance
-from reference_bridge.adapters.official.checks import BadInput, frame_count, gemma_config, model_config, multiple_of
+from reference_bridge.adapters.official.checks import BadInput, gemma_config, model_config
+from reference_bridge.adapters.official.inputs import check_files
 from reference_bridge.adapters.official.sites import OfficialSites
 from reference_bridge.probe import Recorder, TorchBackend, TraceWriter
 
@@ -23,6 +24,7 @@ def run(args: argparse.Namespace) -> int:
     request = {name: _plain(value) for name, value in sorted(vars(args).items())}
     import torch
 
+    check_files(args)
     torch.set_num_threads(args.threads)
     gemma = gemma_config(args.gemma)
     applied = patches.apply(args.dtype, args.gemma, gemma, _frozen(args))
@@ -107,7 +109,7 @@ def build(args: argparse.Namespace) -> tuple[Any, dict[str, Any]]:
     if mode == "retake":
         from ltx_pipelines.retake import RetakePipeline
 
-        region = {"video_path": str(_source_video(args)), "start_time": args.start, "end_time": args.end}
+        region = {"video_path": str(args.video[0][0]), "start_time": args.start, "end_time": args.end}
         keep = {"regenerate_video": not args.keep_video, "regenerate_audio": not args.keep_audio}
         return RetakePipeline(**full, **weights), {**common, **guided, **region, **keep, **tiling}
     whole = {**full, **upsampled, "distilled_lora": distilled_lora}
@@ -162,21 +164,6 @@ def _lora(path: Path, strength: float) -> Any:
     from ltx_core.loader import LTXV_LORA_COMFY_RENAMING_MAP, LoraPathStrengthAndSDOps
 
     return LoraPathStrengthAndSDOps(str(path), strength, LTXV_LORA_COMFY_RENAMING_MAP)
-
-
-def _source_video(args: argparse.Namespace) -> Path:
-    """The video to retake, checked as the official command checks it, and its size and rate taken over."""
-    from ltx_pipelines.utils.media_io import get_videostream_metadata
-
-    path: Path = args.video[0][0]
-    try:
-        args.frame_rate, args.frames, args.width, args.height = get_videostream_metadata(str(path))
-    except (OSError, ValueError, StopIteration) as error:
-        raise BadInput("unreadable video", "--video", f"{path} ({error})", "a video file", "Check the file.") from None
-    frame_count(args.frames, f"--video {path}: frames")
-    multiple_of(args.width, 32, f"--video {path}: width")
-    multiple_of(args.height, 32, f"--video {path}: height")
-    return path
 
 
 def _check_draws(given: dict[str, Any] | None, drawn: draws.Draws) -> None:
