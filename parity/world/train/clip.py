@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections import Counter
 from collections.abc import Sequence
@@ -18,7 +19,7 @@ from parity.world.filmstrip import DECLARED, GRID, TILE
 from parity.world.render import render_batch, to_uint8
 from parity.world.scene import Caption, Scene, all_captions, split
 from parity.world.train.recipe import CLIP, SEED, STAGES
-from parity.world.train.state import Stage
+from parity.world.train.state import Stage, without_gradients
 
 MEAN, STD = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)
 START, END = "<|startoftext|>", "<|endoftext|>"
@@ -38,7 +39,7 @@ def learn_merges(words: Counter[str], count: int) -> list[tuple[str, str]]:
     for _ in range(count):
         pairs: Counter[tuple[str, str]] = Counter()
         for word, parts in split_words.items():
-            for pair in zip(parts, parts[1:], strict=False):
+            for pair in itertools.pairwise(parts):
                 pairs[pair] += words[word]
         if not pairs:
             break
@@ -188,7 +189,7 @@ def write(net: Clip, place: Path) -> None:
     (place / "preprocessor_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
-@torch.no_grad()
+@without_gradients
 def r_precision(place: Path, clips: np.ndarray[Any, Any], captions: Sequence[Caption], negatives: Any) -> float:
     """How often the caption outranks its hard negatives, by the written folder and transformers alone."""
     from transformers import CLIPImageProcessor, CLIPModel

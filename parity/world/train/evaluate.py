@@ -16,6 +16,7 @@ import torch
 from parity.world.suite import load_suite
 from parity.world.train.export import CHECKPOINT
 from parity.world.train.sample import contact_sheet, score
+from parity.world.train.state import without_gradients
 from parity.world.train.transformer import set_gemma_sizes
 
 Generate = Callable[[str, int], tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]]
@@ -30,7 +31,7 @@ def official(checkpoint: Path, gemma: Path, steps: int, cfg: float, frames: int,
     import safetensors.torch  # noqa: F401  (maps the file's dtypes before the name changes its meaning)
 
     set_gemma_sizes()
-    torch.bfloat16 = torch.float32  # type: ignore[misc]
+    torch.bfloat16 = torch.float32
     torch.cuda.synchronize = lambda *_args, **_kwargs: None
     from ltx_core.components.guiders import MultiModalGuiderParams
     from ltx_core.text_encoders.gemma import GemmaTextEncoder
@@ -46,7 +47,7 @@ def official(checkpoint: Path, gemma: Path, steps: int, cfg: float, frames: int,
         cfg_scale=cfg, stg_scale=0.0, rescale_scale=0.0, modality_scale=1.0, skip_step=0, stg_blocks=[]
     )
 
-    @torch.inference_mode()
+    @without_gradients
     def generate(prompt: str, seed: int) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
         video, audio = pipeline(
             prompt=prompt,

@@ -15,7 +15,7 @@ from parity.world.render import render_batch
 from parity.world.scene import Caption, Scene, split
 from parity.world.train.audio import AudioVae, latent_frames, mels, set_statistics
 from parity.world.train.recipe import AUDIO_VAE, SEED, STAGES
-from parity.world.train.state import Stage
+from parity.world.train.state import Stage, without_gradients
 from parity.world.train.text import TextEncoder, write_gemma
 from parity.world.train.transformer import token_features
 from parity.world.train.video_vae import VideoVae, to_video, trained
@@ -53,7 +53,7 @@ def audio_statistics(folder: Path) -> dict[str, torch.Tensor]:
     return statistics
 
 
-@torch.no_grad()
+@without_gradients
 def encode(
     folder: Path, captions: list[Caption], frames: int, side: int, each: int, seed: int, *, statistics: bool
 ) -> dict[str, torch.Tensor]:

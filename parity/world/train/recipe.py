@@ -237,7 +237,7 @@ STAGES: Final[dict[str, dict[str, Any]]] = {
         "kl": 3e-4,
     },
     "video_decoder": {
-        "steps": 2400,
+        "steps": 2600,
         "lr": 3e-4,
         "matrix_lr": 0.012,
         "warmup": 50,
@@ -250,6 +250,7 @@ STAGES: Final[dict[str, dict[str, Any]]] = {
         "late_share": 0.12,
         "foreground": 6.0,
         "edges": 0.7,
+        "even": 1.5,
         "noise_floor": 0.3,
     },
     "transformer": {

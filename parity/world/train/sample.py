@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ from parity.world.scene import ATTRIBUTES, Caption
 from parity.world.train.audio import latent_frames
 from parity.world.train.prepare import text_features, trained_vae
 from parity.world.train.recipe import STAGES, TRANSFORMER
-from parity.world.train.state import Stage
+from parity.world.train.state import Stage, without_gradients
 from parity.world.train.transformer import TextToVideo, modality, positions
 from parity.world.train.video_vae import VideoVae
 
@@ -45,7 +46,7 @@ def trained_transformer(folder: Path, name: str = "transformer") -> TextToVideo:
     return net.eval()
 
 
-@torch.no_grad()
+@without_gradients
 def sample_latents(
     net: TextToVideo,
     folder: Path,
@@ -68,7 +69,7 @@ def sample_latents(
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
     tokens = grids[0].shape[2], latent_frames(frames)
     latent = [torch.stack([torch.randn(n, 128, generator=g) for g in generators]) for n in tokens]
-    for sigma, following in zip(sigmas[:-1], sigmas[1:], strict=True):
+    for sigma, following in itertools.pairwise(sigmas):
         level = sigma.expand(len(prompts))
         clean = []
         for part in sides:
@@ -82,7 +83,7 @@ def sample_latents(
     return latent[0], latent[1]
 
 
-@torch.no_grad()
+@without_gradients
 def decode(vae: VideoVae, tokens: torch.Tensor, frames: int = 9, side: int = 64) -> np.ndarray:
     """(B, F, H, W, 3) float32 in [0, 1]."""
     grid = side // 32

@@ -9,13 +9,20 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, TypeVar, cast
 
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+P = ParamSpec("P")
+R = TypeVar("R")
 LossFn = Callable[[int], tuple[torch.Tensor, dict[str, float]]]
+
+
+def without_gradients(function: Callable[P, R]) -> Callable[P, R]:
+    """torch.no_grad as a typed decorator."""
+    return cast(Callable[P, R], torch.no_grad()(function))
 
 
 def learning_rate(step: int, steps: int, peak: float, warmup: int) -> float:

@@ -15,6 +15,7 @@ import torch
 
 from parity.world.scene import all_captions
 from parity.world.train.recipe import GEMMA, SEED
+from parity.world.train.state import without_gradients
 
 SPECIAL = ("<start_of_image>", "<end_of_image>", "<image_soft_token>", "<start_of_turn>", "<end_of_turn>")
 
@@ -195,7 +196,7 @@ class TextEncoder:
         self.tokenizer = LTXVGemmaTokenizer(str(folder), 1024)
         self.model = Gemma3ForConditionalGeneration.from_pretrained(folder, dtype=torch.float32).eval()
 
-    @torch.no_grad()
+    @without_gradients
     def hidden_states(self, text: str) -> torch.Tensor:
         """(N, D, L + 1): every layer's states of the N real tokens."""
         pairs = self.tokenizer.tokenize_with_weights(text)["gemma"]

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from parity.world.train.recipe import FPS, GEMMA, SEED, STAGES, TRANSFORMER
-from parity.world.train.state import Stage
+from parity.world.train.state import Stage, without_gradients
 
 LENGTH = 1024  # the official pipelines' token length
 
@@ -92,7 +92,7 @@ class TextToVideo(nn.Module):
             contexts.append(torch.nn.functional.rms_norm(hidden, hidden.shape[-1:], eps=1e-6))
         return contexts[0], contexts[1], bias
 
-    @torch.no_grad()
+    @without_gradients
     def exact_context(self, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """(1, 1024, D) video and audio contexts of one prompt's (N, F) features, by the official module."""
         from ltx_core.text_encoders.gemma.embeddings_processor import convert_to_additive_mask

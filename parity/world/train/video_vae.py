@@ -66,8 +66,10 @@ def batch_size(config: dict[str, Any], step: int, rng: np.random.Generator) -> l
 def reconstruction(error: torch.Tensor, video: torch.Tensor, config: dict[str, Any], sharp: float) -> torch.Tensor:
     """Absolute and squared error and that of the outlines, heavier on the shape and three pixels around it."""
     with torch.no_grad():
-        shape = (video - video[..., :1, :1]).abs().amax(1, keepdim=True) > 0.04
-        weight = 1.0 + config["foreground"] * F.max_pool3d(shape.float(), (1, 7, 7), 1, (0, 3, 3))
+        contrast = (video - video[..., :1, :1]).abs().amax(1, keepdim=True)
+        weight = 1.0 + config["foreground"] * F.max_pool3d((contrast > 0.04).float(), (1, 7, 7), 1, (0, 3, 3))
+        if config.get("even"):  # a pale shape on gray counts as much as a bright one on black
+            weight = weight * (1.6 / contrast.amax((1, 2, 3, 4), keepdim=True)) ** config["even"]
     across = (error[..., 1:] - error[..., :-1]).abs() * weight[..., 1:]
     down = (error[..., 1:, :] - error[..., :-1, :]).abs() * weight[..., 1:, :]
     pixels = (weight * ((0.1 + 0.9 * sharp) * error.abs() + 2.0 * error.square())).mean()
