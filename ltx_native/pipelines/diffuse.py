@@ -54,6 +54,7 @@ def diffuse(
     noised = partial(_noised, run, noise_scale=float(sigmas[0]))
     states = noised(targets[0], video), noised(targets[1], audio)
     yield state_stage(*states, part)
+    states = _frozen(states[0], video), _frozen(states[1], audio)
     with run.models.use("transformer", run.request.loras if loras is None else loras) as transformer:
         denoiser = Denoiser(transformer, positive, negative, guidance, run.batch_guidance)
         states = yield from loop(denoiser, sigmas, *states)
@@ -63,8 +64,9 @@ def diffuse(
 
 
 def _noised(run: Run, target: VideoTarget | AudioTarget, start: Start, noise_scale: float) -> LatentState:
-    scale = 0.0 if start.frozen else 1.0 if start.latent is None else noise_scale
-    state = noised_state(run, target, start.items, start.latent, scale, start.seed_offset)
-    if not start.frozen:
-        return state
-    return replace(state, denoise_mask=mx.zeros_like(state.denoise_mask), frozen=True)
+    scale = 0.0 if start.frozen else noise_scale
+    return noised_state(run, target, start.items, start.latent, scale, start.seed_offset)
+
+
+def _frozen(state: LatentState, start: Start) -> LatentState:
+    return replace(state, denoise_mask=mx.zeros_like(state.denoise_mask), frozen=True) if start.frozen else state
