@@ -51,11 +51,9 @@ class LowPassFilter1d(nn.Module):
         self.filter = mx.zeros((1, kernel_size, 1))
 
     def __call__(self, x: mx.array) -> mx.array:
-        x = mx.pad(x, [(0, 0), (self.pad_left, self.pad_right), (0, 0)], mode="edge")
-        taps = self.filter.size
-        length = (x.shape[1] - taps) // self.stride + 1
-        band = _band(self.filter, BLOCK, self.stride)  # (outputs, inputs)
-        return _banded(x, band, BLOCK * self.stride, length)
+        length = (x.shape[1] + self.pad_left + self.pad_right - self.filter.size) // self.stride + 1
+        band = _band(self.filter.reshape(1, -1), BLOCK, self.stride)[0]  # (BLOCK, inputs)
+        return _banded(x, band, BLOCK * self.stride, self.pad_left, length)
 
 
 class DownSample1d(nn.Module):
@@ -73,31 +71,34 @@ def _sinc(x: mx.array) -> mx.array:
 
 
 def _upsample(x: mx.array, filter: mx.array, ratio: int, pad: int, pad_left: int) -> mx.array:
-    """ratio * (x, edges repeated `pad` times, zeros put between, convolved with `filter`), cut to ratio * T."""
-    length = x.shape[1] * ratio
+    """ratio * (x, edges repeated `pad` times, zeros put between, convolved with `filter`), from `pad_left` on, ratio * T long.
+
+    Output i of the whole convolution is a sum over the inputs i//ratio - taps + 1 to i//ratio.
+    """
     taps = math.ceil(filter.size / ratio)
-    x = mx.pad(x, [(0, 0), (pad, pad), (0, 0)], mode="edge")
-    # Output i of the full transposed convolution reads inputs i//ratio - taps + 1 … i//ratio, last filter tap first.
-    first = pad_left // ratio
-    x = mx.pad(x, [(0, 0), (max(0, taps - 1 - first), taps), (0, 0)])[:, max(0, first - taps + 1) :]
-    phases = mx.pad(filter.reshape(-1), (0, taps * ratio - filter.size)).reshape(taps, ratio)[::-1].T  # (ratio, taps)
-    band = mx.concatenate([mx.pad(phases, [(0, 0), (i, BLOCK - 1 - i)]) for i in range(BLOCK)])  # (BLOCK*ratio, inputs)
-    offset = pad_left % ratio
-    return ratio * _banded(x, band, BLOCK, length + offset)[:, offset:]
+    first, offset = divmod(pad_left, ratio)
+    phases = mx.pad(filter.reshape(-1), (0, taps * ratio - filter.size)).reshape(taps, ratio)[::-1].T
+    band = _band(phases, BLOCK, shift=1).swapaxes(0, 1).flatten(0, 1)  # (BLOCK * ratio, inputs)
+    out = _banded(x, band, BLOCK, left=pad - (first - taps + 1), length=x.shape[1] * ratio + offset)
+    return ratio * out[:, offset:]
 
 
-def _band(filter: mx.array, outputs: int, stride: int) -> mx.array:
-    """Row i applies `filter` from input i * stride on."""
-    row = filter.reshape(-1)
-    return mx.stack([mx.pad(row, (i * stride, (outputs - 1 - i) * stride)) for i in range(outputs)])
+def _band(filters: mx.array, count: int, shift: int) -> mx.array:
+    """(filters, taps) -> (filters, count, inputs): copy i of a filter begins at input i * shift."""
+    number, taps = filters.shape
+    inputs = taps + (count - 1) * shift
+    # rows cut from a period that is longer than a row by the shift
+    period = mx.pad(filters, [(0, 0), (0, inputs + shift - taps)])[:, None]
+    rows = mx.broadcast_to(period, (number, count, inputs + shift)).reshape(number, -1)
+    return rows[:, : count * inputs].reshape(number, count, inputs)
 
 
-def _banded(x: mx.array, band: mx.array, step: int, length: int) -> mx.array:
-    """`band` (outputs, inputs) applied every `step` inputs of x (B, T, C); the first `length` outputs."""
+def _banded(x: mx.array, band: mx.array, step: int, left: int, length: int) -> mx.array:
+    """`band` (outputs, inputs) applied every `step` inputs of x (B, T, C), from `left` before its start; edges are repeated."""
     b, time, c = x.shape
     outputs, inputs = band.shape
     blocks = -(-length // outputs)
-    x = mx.pad(x, [(0, 0), (0, max(0, (blocks - 1) * step + inputs - time)), (0, 0)])
-    dtype, x = x.dtype, mx.contiguous(x.astype(mx.float32))  # a CPU has no fast product in bfloat16
+    dtype, x = x.dtype, x.astype(mx.float32)  # a CPU has no fast product in bfloat16
+    x = mx.contiguous(mx.pad(x, [(0, 0), (left, max(0, (blocks - 1) * step + inputs - left - time)), (0, 0)], mode="edge"))
     windows = mx.as_strided(x, (b, blocks, inputs, c), (x.shape[1] * c, step * c, c, 1))
     return (band.astype(mx.float32) @ windows).reshape(b, -1, c)[:, :length].astype(dtype)
