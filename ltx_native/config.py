@@ -208,6 +208,9 @@ class BWEConfig(VocoderConfig):
         )
 
 
+UPSAMPLER_SCALES = (0.75, 1.5, 2.0, 4.0)  # those that ltx-core has a ratio of whole numbers for
+
+
 @dataclass(frozen=True)
 class UpsamplerConfig:
     in_channels: int
@@ -223,18 +226,21 @@ class UpsamplerConfig:
     def from_official(cls, config: Mapping[str, Any], where: str = "config") -> UpsamplerConfig:
         section = Section(config, where)
         section.describe("_class_name", "LatentUpsampler")
-        return section.close(
-            cls(
-                in_channels=section.integer("in_channels"),
-                mid_channels=section.integer("mid_channels"),
-                num_blocks_per_stage=section.integer("num_blocks_per_stage"),
-                dims=section.fixed("dims", 3),
-                spatial_upsample=section.boolean("spatial_upsample"),
-                temporal_upsample=section.boolean("temporal_upsample"),
-                spatial_scale=section.number("spatial_scale", absent=2.0),
-                rational_resampler=section.boolean("rational_resampler", absent=False),
-            )
+        result = cls(
+            in_channels=section.integer("in_channels"),
+            mid_channels=section.integer("mid_channels"),
+            num_blocks_per_stage=section.integer("num_blocks_per_stage"),
+            dims=section.fixed("dims", 3),
+            spatial_upsample=section.boolean("spatial_upsample"),
+            temporal_upsample=section.boolean("temporal_upsample"),
+            spatial_scale=section.number("spatial_scale", absent=2.0),
+            rational_resampler=section.boolean("rational_resampler", absent=False),
         )
+        section.one_of("spatial_scale", result.spatial_scale, UPSAMPLER_SCALES)
+        section.equal("mid_channels beyond a multiple of 32", result.mid_channels % 32, 0)
+        if not result.temporal_upsample:
+            section.one_of("spatial_upsample", result.spatial_upsample, (True,))
+        return section.close(result)
 
 
 @dataclass(frozen=True)

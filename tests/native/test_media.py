@@ -157,6 +157,27 @@ def test_what_cannot_be_written_is_refused(tmp_path: Path, frames: np.ndarray, a
     assert not list(tmp_path.iterdir())
 
 
+def test_a_full_disk_leaves_nothing(tmp_path: Path) -> None:
+    code = """
+import resource, signal, sys
+import numpy as np
+from ltx_native.errors import UserError
+from ltx_native.media import write_video
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (20000, 20000))
+noise = np.random.default_rng(0).integers(0, 255, (60, 128, 128, 3), dtype=np.uint8)
+try:
+    write_video(sys.argv[1], iter([noise]), 24)
+except UserError as error:
+    print(error)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "out.mp4")], capture_output=True, text=True, cwd=Path(__file__).parents[2]
+    )
+    assert "The video cannot be" in done.stdout, done.stderr
+    assert not list(tmp_path.iterdir())
+
+
 def test_impossible_outputs_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="folder does not exist"):
         write_video(tmp_path / "nowhere" / "out.mp4", chunks(moving()), 24)

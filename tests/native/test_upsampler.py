@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import mlx.core as mx
 import numpy as np
 import pytest
 
+from ltx_native.config import UpsamplerConfig
+from ltx_native.errors import ConfigError
 from ltx_native.upsampler import BlurDownsample, LatentUpsampler, PixelShuffleND, upsample_video
 from ltx_native.video_vae import VideoEncoder
 from tests.native.media_networks import UPSAMPLER, VIDEO, normal, randomized, rel_l2
@@ -59,6 +61,17 @@ def test_video_is_upsampled_outside_the_encoders_statistics() -> None:
     statistics = encoder.per_channel_statistics
     expected = statistics.normalize(upsampler(statistics.un_normalize(z)))
     assert bool(mx.array_equal(upsample_video(z, encoder, upsampler), expected).item())
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"spatial_scale": 3.0}, {"mid_channels": 48}, {"spatial_upsample": False}],
+)
+def test_a_config_that_makes_no_upsampler_is_refused(changes: dict[str, Any]) -> None:
+    config = {**asdict(UPSAMPLER), "_class_name": "LatentUpsampler"}
+    assert UpsamplerConfig.from_official(config) == UPSAMPLER
+    with pytest.raises(ConfigError, match=next(iter(changes))):
+        UpsamplerConfig.from_official({**config, **changes})
 
 
 def test_an_unknown_scale_is_refused() -> None:
