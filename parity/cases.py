@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
 from typing import Any
 
 PROMPT = "A red fox runs through fresh snow while a bell rings in the distance"
@@ -24,8 +25,22 @@ class Guidance:
 
 
 @dataclass(frozen=True)
+class Image:
+    """An image that pixel frame ``frame`` shall show; ``crf`` 0 leaves it uncompressed."""
+
+    path: str
+    frame: int = 0
+    strength: float = 1.0
+    crf: int = 0
+
+
+@dataclass(frozen=True)
 class Case:
-    """One request for both sides: sizes in pixels, rate in frames per second, noise from ``seed``."""
+    """One request for both sides: sizes in pixels, rate in frames per second, noise from ``seed``.
+
+    ``mode`` is the official adapter's: one-stage, distilled, two-stage, two-stage-hq, a2v, keyframe, retake, ic-lora.
+    ``source_path`` is the clip to retake (from ``start`` to ``end`` seconds) or to follow (ic-lora).
+    """
 
     name: str
     prompt: str = PROMPT
@@ -39,17 +54,35 @@ class Case:
     mode: str = "one-stage"
     video: Guidance = Guidance(cfg=3.0, stg=1.0, modality=3.0, rescale=0.7)
     audio: Guidance = Guidance(cfg=7.0, stg=1.0, modality=3.0, rescale=0.7)
+    images: tuple[Image, ...] = ()
+    audio_path: str | None = None
+    source_path: str | None = None
+    start: float | None = None
+    end: float | None = None
+    loras: tuple[tuple[str, float], ...] = ()
+    distilled_loras: tuple[tuple[str, float], ...] = ()
 
     def request(self) -> dict[str, Any]:
         return asdict(self)
 
     def digest(self) -> str:
         """Content hash of everything that decides the reference's output, the name left out."""
-        content = {key: value for key, value in self.request().items() if key != "name"}
+        content = _by_content({key: value for key, value in self.request().items() if key != "name"})
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
     def with_seed(self, seed: int) -> Case:
         return replace(self, seed=seed)
+
+
+def _by_content(value: Any) -> Any:
+    """The same value with every existing file named by its content instead of its path."""
+    if isinstance(value, dict):
+        return {key: _by_content(child) for key, child in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_by_content(child) for child in value]
+    if isinstance(value, str) and value.startswith("/") and Path(value).is_file():
+        return hashlib.sha256(Path(value).read_bytes()).hexdigest()
+    return value
 
 
 T2V_SQUARE = Case("t2v-64x64x9")

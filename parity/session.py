@@ -16,13 +16,13 @@ import numpy as np
 from ltx_native.checkpoint import Checkpoint as NativeCheckpoint
 from ltx_native.errors import UserError
 from ltx_native.media import write_video
-from ltx_native.models import Models
+from ltx_native.models import COMPONENTS, Models
 from ltx_native.verdict import current_fingerprints
 from parity import provenance
 from parity.align import align
 from parity.bounds import Bounds, load_bounds
 from parity.capture.functions import Functions
-from parity.capture.native import NativeRun, capture, components_of, injected_noise, loaded_roots
+from parity.capture.native import NativeRun, capture, injected_noise
 from parity.capture.reference import Checkpoint, ReferenceCache, ReferenceUnavailable, reference_replay
 from parity.capture.replay import Replayer
 from parity.cases import Case
@@ -32,6 +32,8 @@ from parity.measure_case import Array, end_to_end, measure_pairs
 from parity.precision import measure_precision
 from parity.report import build_report
 from parity.results import SCHEMA, CaseResult, case_to_json, write_json
+from parity.sites import component_of
+from parity.taps import sites_of
 from parity.trace import Trace, TraceError, file_sha256
 
 
@@ -46,13 +48,6 @@ class Session:
     policy: TensorPolicy = field(default_factory=load_policy)
     bounds: Bounds = field(default_factory=lambda: load_bounds("float32"))
     cases: list[CaseResult] = field(default_factory=list)
-    _models: Models | None = None
-
-    def models(self) -> Models:
-        """The native side, in float32, loaded once for all cases."""
-        if self._models is None:
-            self._models = Models(self.native_checkpoint(), mx.float32, keep=True)
-        return self._models
 
     def native_checkpoint(self) -> NativeCheckpoint:
         paths = self.checkpoint
@@ -74,16 +69,15 @@ class Session:
         captured = time.perf_counter()
         self._say(f"{case.name}: native …")
         folder = self.output / case.name
-        models = self.models()
         manifest = {"dtype": "float32", "device": str(mx.default_device()), "commit": provenance.commit()}
-        native = capture(models, case, injected_noise(reference), folder / "native-trace", manifest)
+        native = capture(self.native_checkpoint(), case, injected_noise(reference), folder / "native-trace", manifest)
         ran = time.perf_counter()
         self._say(f"{case.name}: comparing …")
         rows = measure_pairs(
             alignment := align(reference.records, native.trace.records),
             reference,
             native.trace,
-            Replayer.of(loaded_roots(models, case), reference, functions=_functions(models)),
+            Replayer(native.modules, reference, functions=self._functions()),
         )
         result = CaseResult(
             name=case.name,
@@ -99,7 +93,7 @@ class Session:
                 "native_s": ran - captured,
                 "compare_s": time.perf_counter() - ran,
             },
-            provenance={"reference": _manifest(reference), "components": components_of(case)},
+            provenance={"reference": _manifest(reference)},
         )
         guilty = {id(row) for row in failing(rows, self.bounds)}
         return replace(result, failed=frozenset(i for i, row in enumerate(rows) if id(row) in guilty))
@@ -112,8 +106,10 @@ class Session:
             reference, _ = self.cache.capture(case, self.checkpoint, quiet=self.quiet)
             folder = reference.folder.with_name("bfloat16-steps-" + "-".join(map(str, steps)))
             lowered = reference_replay(reference, self.checkpoint, "bfloat16", folder, steps)
-            models = Models(self.native_checkpoint(), mx.bfloat16, keep=True)
-            replayer = Replayer.of(loaded_roots(models, case), reference, mx.bfloat16)
+            components = {component_of(record.key.site) for record in lowered.records}
+            roots = Models(self.native_checkpoint(), mx.bfloat16).load_all(tuple(c for c in COMPONENTS if c in components))
+            modules = {("stage_1", s): m for c, root in roots.items() for s, m in sites_of(c, root).items()}
+            replayer = Replayer(modules, reference, mx.bfloat16)
             rows, coverage = measure_precision(reference, lowered, replayer)
         except (ReferenceUnavailable, TraceError, UserError) as error:
             result = CaseResult(name, case.request(), "bfloat16", problem=f"{error}")
@@ -131,6 +127,10 @@ class Session:
             )
         self.cases.append(result)
         return result
+
+    def _functions(self) -> Functions:
+        with Models(self.native_checkpoint(), mx.float32).use("tokenizer") as tokenizer:
+            return Functions(tokenizer)
 
     def _write_media(self, case: Case, native: NativeRun, reference_video: Path) -> dict[str, str]:
         folder = self.output / case.name
@@ -173,11 +173,6 @@ class Session:
     def _say(self, text: str) -> None:
         if not self.quiet and sys.stderr.isatty():
             print(text, file=sys.stderr)
-
-
-def _functions(models: Models) -> Functions:
-    with models.use("tokenizer") as tokenizer:
-        return Functions(tokenizer)
 
 
 def _media(reference: Trace, native: NativeRun) -> dict[str, tuple[Array, Array]]:

@@ -44,23 +44,39 @@ def bind(call: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, A
     return named
 
 
+class Taps:
+    """Taps on every module of the roots given to `add`; `restore` puts the classes back."""
+
+    def __init__(self, on_call: OnCall) -> None:
+        self._on_call = on_call
+        self._swapped: list[tuple[nn.Module, type]] = []
+
+    def add(self, component: str, root: nn.Module) -> None:
+        for site, module in sites_of(component, root).items():
+            original = type(module)
+            module.__class__ = _tap_class(original, site, self._on_call)
+            self._swapped.append((module, original))
+
+    def restore(self) -> None:
+        for module, original in reversed(self._swapped):
+            module.__class__ = original
+        self._swapped.clear()
+
+
 @contextmanager
-def tapped(roots: Mapping[str, nn.Module], on_call: OnCall) -> Iterator[None]:
+def tapped(roots: Mapping[str, nn.Module], on_call: OnCall) -> Iterator[Taps]:
     """Tap every module of every root; ``on_call(site, module, inputs by name, output)`` runs when a call returns.
 
-    Classes are restored in any case, also when the tapped code or the callback raises.
+    More roots can be added inside the block. Classes are restored in any case, also when the tapped code or the callback
+    raises.
     """
-    swapped: list[tuple[nn.Module, type]] = []
+    taps = Taps(on_call)
     try:
         for component, root in roots.items():
-            for site, module in sites_of(component, root).items():
-                original = type(module)
-                module.__class__ = _tap_class(original, site, on_call)
-                swapped.append((module, original))
-        yield
+            taps.add(component, root)
+        yield taps
     finally:
-        for module, original in reversed(swapped):
-            module.__class__ = original
+        taps.restore()
 
 
 def _tap_class(original: type, site: str, on_call: OnCall) -> type:

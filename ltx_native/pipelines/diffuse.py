@@ -47,7 +47,7 @@ def diffuse(
     loras: tuple[Lora, ...] | None = None,
     loop: Loop = euler,
 ) -> Generator[Stage, None, Latents]:
-    """Yields ``schedule``, ``state`` and every ``step``; returns video (1, F, H, W, 128) and audio (1, T, 16, 8)."""
+    """Yields ``schedule``, ``state``, every ``step`` and ``stage_latent``; returns video (1, F, H, W, 128) and audio (1, T, 16, 8)."""
     yield schedule_stage(sigmas, part)
     # A stage that goes on from latents keeps part of them; one that starts from nothing is noise alone, although the
     # first sigma of the schedule is a last bit below 1.
@@ -60,11 +60,13 @@ def diffuse(
         states = yield from loop(denoiser, sigmas, *states)
         del denoiser, transformer
     tokens, sound = states[0].latent[:, : targets[0].tokens], states[1].latent[:, : targets[1].tokens]
-    return unpatchify_video(tokens, targets[0].shape), unpatchify_audio(sound)
+    latents = unpatchify_video(tokens, targets[0].shape), unpatchify_audio(sound)
+    yield Stage("stage_latent", {"video": latents[0], "audio": latents[1]}, values={"stage": part})
+    return latents
 
 
 def _noised(run: Run, target: VideoTarget | AudioTarget, start: Start, noise_scale: float) -> LatentState:
-    scale = 0.0 if start.frozen else noise_scale
+    scale = 0.0 if start.frozen else 1.0 if start.latent is None else noise_scale
     return noised_state(run, target, start.items, start.latent, scale, start.seed_offset)
 
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,75 +12,90 @@ import mlx.nn as nn
 import numpy as np
 import numpy.typing as npt
 
-from ltx_native.guidance_params import passes
+from ltx_native.checkpoint import Checkpoint as NativeCheckpoint
 from ltx_native.models import Models
 from ltx_native.noise import Noise
-from ltx_native.pipelines.one_stage import one_stage
+from ltx_native.pipelines.select import select
 from ltx_native.pipelines.stages import Stage
-from ltx_native.request import Request
+from ltx_native.request import Anchor, Lora, Request
 from parity.capture.reference import Checkpoint
 from parity.capture.tree import arrays_in, to_tree
 from parity.cases import Case
 from parity.sites import component_of
-from parity.taps import call_name, tapped
-from parity.trace import Trace, TraceWriter
+from parity.taps import Taps, call_name
+from parity.trace import Trace, TraceWriter, Tree
 
 Array = npt.NDArray[Any]
-
+Modules = dict[tuple[str, str], nn.Module]  # by (stage, site)
 _MODALITIES = ("video", "audio")
 
 
 @dataclass
-class _Pending:
+class _Call:
+    """One call, its tensors already stored; ``forward`` numbers the transformer's runs within a step."""
+
     site: str
     type_name: str
     step: int | None
-    guidance_pass: str | None
-    inputs: Mapping[str, Any]
-    output: Any
+    forward: int
+    inputs: Mapping[str, Tree]
+    output: Tree
 
 
 @dataclass
 class NativeRecorder:
-    """Writes module calls and pipeline stages as records; ``passes`` is the order of guidance passes within a step."""
+    """Writes module calls and pipeline stages as records.
+
+    A stage ends where the upsampler begins, as on the reference's side. The calls of a denoising step wait for the step's
+    end, because only then the pipeline says which guidance passes its forwards were.
+    """
 
     writer: TraceWriter
-    passes: Sequence[str]
+    modules: Modules = field(default_factory=dict)
     stage: str = "stage_1"
     step: int | None = None
     _steps: int = 0
     _forwards: int = 0
-    _pending: list[_Pending] = field(default_factory=list)
+    _pending: list[tuple[str, str, Mapping[str, Any], Any]] = field(default_factory=list)
+    _waiting: list[_Call] = field(default_factory=list)
 
     def on_call(self, site: str, module: nn.Module, inputs: Mapping[str, Any], output: Any) -> None:
-        named = {name: value for name, value in inputs.items() if name != "self"}
-        self._pending.append(_Pending(site, call_name(module), self.step, self._pass(), named, output))
-        if "." not in site:
+        component = component_of(site)
+        if component == "upsampler" and self.stage == "stage_1":
+            self.stage, self.step = "stage_2", None
+        self.modules[self.stage, site] = module
+        self._pending.append((site, call_name(module), {k: v for k, v in inputs.items() if k != "self"}, output))
+        if site == component:
             self.flush()
-            if site == "transformer":
+            if component == "transformer":
                 self._forwards += 1
 
-    def _pass(self) -> str | None:
-        if self.step is None:
-            return None
-        if self._forwards >= len(self.passes):
-            return f"extra_{self._forwards}"  # more forwards than the guidance asks for: stays visible as unmatched
-        return self.passes[self._forwards]
-
     def flush(self) -> None:
-        """Evaluate and write what the calls since the last flush gave; only now is anything computed for the record."""
-        mx.eval([array for call in self._pending for array in arrays_in((dict(call.inputs), call.output))])
-        for call in self._pending:
+        """Evaluate and store what the calls since the last flush gave; only now is anything computed for the record."""
+        mx.eval([array for _, _, inputs, output in self._pending for array in arrays_in((dict(inputs), output))])
+        store = self.writer.store
+        for site, type_name, inputs, output in self._pending:
+            trees = {name: to_tree(value, store) for name, value in inputs.items()}
+            step = self.step if component_of(site) == "transformer" else None
+            self._waiting.append(_Call(site, type_name, step, self._forwards, trees, to_tree(output, store)))
+        self._pending.clear()
+        if self.step is None:
+            self._write(())
+
+    def _write(self, passes: tuple[str, ...]) -> None:
+        for call in self._waiting:
+            named = call.step is not None
+            known = passes[call.forward] if call.forward < len(passes) else f"extra_{call.forward}"
             self.writer.append(
                 call.site,
-                to_tree(call.output, self.writer.store),
-                inputs={name: to_tree(value, self.writer.store) for name, value in call.inputs.items()},
+                call.output,
+                inputs=call.inputs,
                 type_name=call.type_name,
                 stage=self.stage,
                 step=call.step,
-                guidance_pass=call.guidance_pass,
+                guidance_pass=known if named else None,
             )
-        self._pending.clear()
+        self._waiting.clear()
 
     def on_stage(self, stage: Stage) -> None:
         """Record what the pipeline itself computes between modules."""
@@ -102,6 +116,7 @@ class NativeRecorder:
                 self.value("tokenizer", {name: stage.tensors[f"{side}.{name}"] for name in names})
 
     def _on_schedule(self, stage: Stage) -> None:
+        self.stage = str(stage.values.get("stage", self.stage))
         self.value("schedule", stage.tensors["sigmas"])
         self._steps = int(stage.tensors["sigmas"].shape[0]) - 1
 
@@ -112,43 +127,57 @@ class NativeRecorder:
             self.value(f"state.{modality}", fields, kind="value")
         self.step, self._forwards = 0, 0
 
+    def _on_substep(self, stage: Stage) -> None:
+        prefix = "video.denoised."
+        passes = tuple(name.removeprefix(prefix) for name in stage.tensors if name.startswith(prefix))
+        self._write(passes)
+        for name in passes:
+            self.value("denoised", {m: stage.tensors[f"{m}.denoised.{name}"] for m in _MODALITIES}, name)
+        # A single pass is not guided: there is no such site on either side.
+        guided = (("guidance", "guided"),) if len(passes) > 1 else ()
+        self._values(stage, (*guided, ("post_process", "post_processed")))
+        self._forwards = 0
+
     def _on_step(self, stage: Stage) -> None:
-        for name in self.passes:
-            fields = {m: stage.tensors[f"{m}.denoised.{name}"] for m in _MODALITIES if f"{m}.denoised.{name}" in stage.tensors}
-            self.value("denoised", fields, name, kind="module")
-        for site, key in (("guidance", "guided"), ("post_process", "post_processed"), ("sampler", "latent")):
+        self._on_substep(stage)
+        self._values(stage, (("sampler", "latent"),))
+        assert stage.step is not None
+        self.step = stage.step + 1 if stage.step + 1 < self._steps else None
+
+    def _values(self, stage: Stage, sites: tuple[tuple[str, str], ...]) -> None:
+        for site, key in sites:
             for modality in _MODALITIES:
                 if f"{modality}.{key}" in stage.tensors:
                     self.value(f"{site}.{modality}", stage.tensors[f"{modality}.{key}"])
-        assert stage.step is not None
-        self.step = stage.step + 1 if stage.step + 1 < self._steps else None
-        self._forwards = 0
 
-    def _on_latent(self, stage: Stage) -> None:
+    def _on_stage_latent(self, stage: Stage) -> None:
+        self.step = None
         for modality in _MODALITIES:
-            self.value(f"latent.{modality}", stage.tensors[modality], kind="value")
-
-
-@contextmanager
-def recording(roots: Mapping[str, nn.Module], recorder: NativeRecorder) -> Iterator[NativeRecorder]:
-    """Tap every module of the given roots into a recorder for the length of the block."""
-    with tapped(roots, recorder.on_call):
-        yield recorder
-    recorder.flush()
+            if modality in stage.tensors:
+                self.value(f"latent.{modality}", stage.tensors[modality], kind="value")
 
 
 @dataclass(frozen=True)
 class NativeRun:
-    """What the native pipeline gave: its trace and the decoded clip (uint8 (n, H, W, 3); float32 (channels, samples))."""
+    """What the native pipeline gave: its trace, the modules that ran by (stage, site), and the decoded clip.
+
+    ``frames`` are uint8 (n, H, W, 3), ``waveform`` is float32 (channels, samples).
+    """
 
     trace: Trace
+    modules: Modules
     frames: Array
     waveform: Array
     sample_rate: int
 
 
+# The adapter's names for modes, and what a native request calls them.
+_PIPELINES = {"two-stage-hq": "two-stages-hq", "keyframe": "keyframes", "a2v": "two-stage", "retake": None}
+
+
 def request_of(case: Case, output: Path | None = None, checkpoint: Checkpoint | None = None) -> Request:
     """The case as a user's request to the native engine."""
+    video, audio = case.video, case.audio
     return Request(
         model=str(checkpoint.model) if checkpoint else None,
         gemma=str(checkpoint.gemma) if checkpoint else None,
@@ -156,60 +185,65 @@ def request_of(case: Case, output: Path | None = None, checkpoint: Checkpoint | 
         prompt=case.prompt,
         negative_prompt=case.negative_prompt,
         output_path=str(output) if output else None,
-        pipeline=case.mode,
+        mode="retake" if case.mode == "retake" else None,
+        pipeline=_PIPELINES.get(case.mode, case.mode),
         width=case.width,
         height=case.height,
         num_frames=case.num_frames,
         frame_rate=case.frame_rate,
         steps=case.steps,
-        guidance=case.video.cfg,
-        stg_scale=case.video.stg,
-        stg_blocks=case.video.stg_blocks,
-        modality_scale=case.video.modality,
-        rescale_scale=case.video.rescale,
-        audio_guidance=case.audio.cfg,
-        audio_stg_scale=case.audio.stg,
-        audio_stg_blocks=case.audio.stg_blocks,
-        audio_modality_scale=case.audio.modality,
-        audio_rescale_scale=case.audio.rescale,
+        guidance=video.cfg,
+        stg_scale=video.stg,
+        stg_blocks=video.stg_blocks,
+        modality_scale=video.modality,
+        rescale_scale=video.rescale,
+        audio_guidance=audio.cfg,
+        audio_stg_scale=audio.stg,
+        audio_stg_blocks=audio.stg_blocks,
+        audio_modality_scale=audio.modality,
+        audio_rescale_scale=audio.rescale,
         seed=case.seed,
+        images=tuple(Anchor(image.path, image.frame, image.strength, image.crf) for image in case.images),
+        audio_path=case.audio_path,
+        source_video_path=case.source_path if case.mode == "retake" else None,
+        retake_start=case.start,
+        retake_end=case.end,
+        reference_videos=((case.source_path, 1.0),) if case.mode == "ic-lora" and case.source_path else (),
+        loras=tuple(Lora(path, strength) for path, strength in case.loras),
+        distilled_loras=tuple(Lora(path, strength) for path, strength in case.distilled_loras),
         dtype="float32",
     )
 
 
 def injected_noise(reference: Trace) -> Noise:
     """The reference's own draws, in their order, for the native side to start from."""
-    draws: dict[int, mx.array] = {}
+    draws: dict[int, Any] = {}
     for record in reference.records:
         if component_of(record.key.site) == "noise":
             index = int(record.inputs["draw"]["value"]) if "draw" in record.inputs else len(draws)
-            draws[index] = mx.array(reference.tensor(record.outputs))
+            array = reference.tensor(record.outputs)
+            draws[index] = array if array.dtype == np.float64 else mx.array(array)
     return Noise(draws.pop(0, None), draws.pop(1, None), draws)
 
 
-def capture(models: Models, case: Case, noise: Noise, folder: Path, manifest: Mapping[str, Any]) -> NativeRun:
-    """Run a case with every module tapped; modules stay loaded in ``models`` for the replay that follows."""
-    models.load_all(components_of(case))
+def capture(checkpoint: NativeCheckpoint, case: Case, noise: Noise, folder: Path, manifest: Mapping[str, Any]) -> NativeRun:
+    """Run a case with every module tapped; the modules stay loaded for the replay that follows."""
     request = request_of(case)
-    resolved = request.resolved()
+    request.validate()
     frames: list[Array] = []
-    waveform, sample_rate = np.zeros((0, 0), np.float32), 0
+    waveform, sample_rate = np.zeros((2, 0), np.float32), 0
     with TraceWriter(folder, {"side": "native", "engine": "native", **manifest}) as writer:
-        recorder = NativeRecorder(writer, passes(resolved.video_guider(), resolved.audio_guider()))
-        with recording(loaded_roots(models, case), recorder):
-            for stage in one_stage(models, request, noise=noise, batch_guidance=False):
+        recorder = NativeRecorder(writer)
+        taps = Taps(recorder.on_call)
+        models = Models(checkpoint, mx.float32, keep=True, on_load=taps.add)
+        try:
+            for stage in select(request)(models, request, noise=noise, batch_guidance=False):
                 recorder.on_stage(stage)
                 if stage.name == "frames":
                     frames.append(np.array(stage.tensors["frames"]))
                 elif stage.name == "waveform":
                     waveform, sample_rate = np.array(stage.tensors["audio"]), int(stage.values["sample_rate"])
-    return NativeRun(Trace(folder), np.concatenate(frames), waveform, sample_rate)
-
-
-def components_of(case: Case) -> tuple[str, ...]:
-    """The components a case runs through."""
-    return ("gemma", "embeddings_processor", "transformer", "video_decoder", "audio_decoder", "vocoder")
-
-
-def loaded_roots(models: Models, case: Case) -> dict[str, nn.Module]:
-    return models.load_all(components_of(case))
+            recorder.flush()
+        finally:
+            taps.restore()
+    return NativeRun(Trace(folder), recorder.modules, np.concatenate(frames), waveform, sample_rate)

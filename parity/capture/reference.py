@@ -95,6 +95,7 @@ def arguments_of(case: Case, checkpoint: Checkpoint) -> list[str]:
     ]
     if checkpoint.upsampler is not None:
         arguments.append(f"--upsampler={checkpoint.upsampler}")
+    arguments += _inputs_of(case)
     for prefix, guidance in (("", case.video), ("audio-", case.audio)):
         arguments += [
             f"--{prefix}cfg-scale={guidance.cfg}",
@@ -104,6 +105,21 @@ def arguments_of(case: Case, checkpoint: Checkpoint) -> list[str]:
             *(f"--{prefix}stg-blocks={block}" for block in guidance.stg_blocks),
         ]
     return arguments
+
+
+def _inputs_of(case: Case) -> list[str]:
+    """Images, sound, clips, ranges and LoRAs; options with several values come as separate words."""
+    words = [] if case.audio_path is None else [f"--audio={case.audio_path}"]
+    if case.source_path is not None:
+        words += ["--video", case.source_path]
+    for name, seconds in (("start", case.start), ("end", case.end)):
+        words += [] if seconds is None else [f"--{name}={seconds}"]
+    for image in case.images:
+        words += ["--image", image.path, str(image.frame), str(image.strength), str(image.crf)]
+    for flag, adapters in (("--lora", case.loras), ("--distilled-lora", case.distilled_loras)):
+        for path, strength in adapters:
+            words += [flag, path, str(strength)]
+    return words
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,6 @@ from ltx_native.transformer import perturbations
 from parity.capture.functions import Functions
 from parity.capture.tree import arrays_in, output_arrays
 from parity.sites import to_native_layout
-from parity.taps import sites_of
 from parity.trace import Record, Trace, Tree
 from reference_bridge.adapters.official.replay import KEPT
 
@@ -51,27 +50,18 @@ class ReplayError(Exception):
 
 @dataclass(frozen=True)
 class Replayer:
-    """Native modules by site, on the records of one trace.
+    """Native modules by stage and site (stages may have other LoRAs), on the records of one trace.
 
     With ``dtype`` (bf16) floating inputs are cast on the way in, but for noise levels and coordinates, by the same rule as
     the reference's own replay. Calls of a module with equal recorded inputs (AdaLN in every guidance pass of a step) are
     computed once.
     """
 
-    modules: Mapping[str, nn.Module]
+    modules: Mapping[tuple[str, str], nn.Module]
     trace: Trace
     dtype: mx.Dtype | None = None
     functions: Functions | None = None
     _done: dict[str, dict[str, Array]] = field(default_factory=dict)
-
-    @staticmethod
-    def of(
-        roots: Mapping[str, nn.Module], trace: Trace, dtype: mx.Dtype | None = None, functions: Functions | None = None
-    ) -> Replayer:
-        modules: dict[str, nn.Module] = {}
-        for component, root in roots.items():
-            modules.update(sites_of(component, root))
-        return Replayer(modules, trace, dtype, functions)
 
     def __call__(self, record: Record) -> dict[str, Array] | str | None:
         """Outputs by leaf path, None where the site has no replay (a value of the run), or why it could not be run."""
@@ -87,10 +77,10 @@ class Replayer:
     def run(self, record: Record) -> dict[str, Array]:
         """Outputs of the native module by leaf path. Raises `ReplayError` with the reason when it cannot be called."""
         site = record.key.site
-        module = self.modules.get(site)
+        module = self.modules.get((record.key.stage, site))
         if module is None:
             raise ReplayError(f"the native side has no module {site}")
-        content = f"{site} {json.dumps(record.inputs, sort_keys=True)}"
+        content = f"{id(module)} {json.dumps(record.inputs, sort_keys=True)}"
         if content in self._done:
             return self._done[content]
         named = {name: self.value(tree, site, (record.type, name)) for name, tree in record.inputs.items()}
