@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
+import math
 import os
 import platform
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Mapping
 from importlib import metadata
 from typing import Any
@@ -28,7 +31,7 @@ def examine() -> dict[str, Any]:
             "python": platform.python_version(),
         },
         "mlx": _mlx(),
-        "blas": {"preloaded": ltx_native.PRELOADED_BLAS or "none", "in force": ", ".join(_loaded_blas()) or _blas_note()},
+        "blas": _blas(),
         "media": {**_versions("av", "pillow"), "ffmpeg": _first_line("ffmpeg", "-version")},
         "packages": _versions("numpy", "scipy", "safetensors", "tokenizers", "huggingface_hub"),
         "verdict": _verdict(),
@@ -78,18 +81,51 @@ def _matmul_error() -> str:
     return f"{error:.1e}"
 
 
-def _loaded_blas() -> list[str]:
-    """Names of the BLAS libraries mapped into this process, in load order (Linux)."""
+def _blas() -> dict[str, str]:
+    """Which library answers MLX's matrix products, and how fast one is."""
+    if sys.platform == "darwin":
+        return {"in force": "Accelerate", "float32 matmul": _gflops()}
+    preloaded = ltx_native.PRELOADED_BLAS
+    # Whoever is first in the process's global scope answers; without a preload it is the copy in MLX's own wheel.
+    owner = _owner("cblas_sgemm") or "MLX's own reference BLAS (slow; install libopenblas0)"
+    return {"preloaded": preloaded or "none", "in force": owner, "float32 matmul": _gflops()}
+
+
+class _Symbol(ctypes.Structure):
+    _fields_ = (
+        ("file", ctypes.c_char_p),
+        ("base", ctypes.c_void_p),
+        ("name", ctypes.c_char_p),
+        ("address", ctypes.c_void_p),
+    )
+
+
+def _owner(symbol: str) -> str | None:
+    """File name of the library that the process's global scope gives a C symbol from."""
     try:
-        with open("/proc/self/maps", encoding="utf-8") as maps:
-            paths = [line.rsplit("/", 1)[-1].strip() for line in maps if "blas" in line.rsplit("/", 1)[-1].lower()]
-    except OSError:
-        return []
-    return sorted(dict.fromkeys(paths), key=lambda name: ("openblas" not in name, name))
+        program = ctypes.CDLL(None)
+        found = _Symbol()
+        if not program.dladdr(ctypes.cast(getattr(program, symbol), ctypes.c_void_p), ctypes.byref(found)):
+            return None
+    except (AttributeError, OSError):
+        return None
+    return os.path.basename(os.path.realpath(found.file.decode())) if found.file else None
 
 
-def _blas_note() -> str:
-    return "Accelerate" if sys.platform == "darwin" else "unknown"
+def _gflops() -> str:
+    """Speed of a float32 product of 512 x 512 matrices, the best of five."""
+    try:
+        import mlx.core as mx
+    except ImportError:
+        return "unknown"
+    a = mx.random.normal((512, 512))
+    mx.eval(a, a @ a)
+    best = math.inf
+    for _ in range(5):
+        started = time.perf_counter()
+        mx.eval(a @ a)
+        best = min(best, time.perf_counter() - started)
+    return f"{2 * 512**3 / best / 1e9:.0f} GFLOP/s"
 
 
 def _versions(*packages: str) -> dict[str, str]:

@@ -27,9 +27,7 @@ FULL = GuiderParams(cfg_scale=3.0, stg_scale=1.0, stg_blocks=(1,), rescale_scale
         (GuiderParams(modality_scale=2.0), GuiderParams(cfg_scale=7.0), ("cond", "uncond", "modality")),
     ],
 )
-def test_a_pass_runs_when_either_modality_wants_it(
-    video: GuiderParams, audio: GuiderParams, expected: tuple[str, ...]
-) -> None:
+def test_a_pass_runs_when_either_modality_wants_it(video: GuiderParams, audio: GuiderParams, expected: tuple[str, ...]) -> None:
     assert passes(video, audio) == expected
 
 

@@ -104,7 +104,9 @@ def test_a_small_reference_is_spread_over_the_target() -> None:
 def test_attention_between_references() -> None:
     items = [
         ConditioningItemAttentionStrengthWrapper(VideoConditionByReferenceLatent(mx.zeros((1, 1, 1, 1, 128))), 0.4),
-        ConditioningItemAttentionStrengthWrapper(VideoConditionByReferenceLatent(mx.zeros((1, 1, 1, 2, 128))), mx.array([0.1, 0.2])),
+        ConditioningItemAttentionStrengthWrapper(
+            VideoConditionByReferenceLatent(mx.zeros((1, 1, 1, 2, 128))), mx.array([0.1, 0.2])
+        ),
     ]
     mask = np.array(with_conditionings(TARGET.initial_state(mx.float32), items, TARGET).attention_mask)[0]
     assert mask.shape == (21, 21)

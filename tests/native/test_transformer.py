@@ -174,7 +174,9 @@ def test_bfloat16_stays_bfloat16_and_near_float32() -> None:
         assert close(output.astype(mx.float32), expected, 0.1)
 
 
-@pytest.mark.parametrize("change", [{"rope_type": "interleaved"}, {"cross_attention_adaln": False}, {"apply_gated_attention": False}])
+@pytest.mark.parametrize(
+    "change", [{"rope_type": "interleaved"}, {"cross_attention_adaln": False}, {"apply_gated_attention": False}]
+)
 def test_other_switches_run_and_matter(change: dict[str, object]) -> None:
     config = replace(CONFIG, **change)
     output = tiny_transformer(config)(*modalities())[0]
