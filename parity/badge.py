@@ -20,7 +20,7 @@ def badge_svg(verdict: str, label: str = "parity") -> str:
     left, right = (round(len(text) * _ADVANCE) + 2 * _GAP for text in (label, words))
     colour = _COLOURS.get(verdict, "#565d66")
     title = escape(f"{label}: {verdict}")
-    quoted = escape(title, {'"': "&quot;"})
+    quoted = escape(f"{label}: {verdict}", {'"': "&quot;"})
 
     def text(words: str, x: float) -> str:
         return f'<text x="{x:g}" y="14" text-anchor="middle">{escape(words)}</text>'

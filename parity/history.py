@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
-from ltx_native.verdict import load_verdict
+from ltx_native.verdict import file_sha256, load_verdict
 from parity.badge import write_badge
 from parity.report.build import ReportError, read_results, template_environment, write_text
 from parity.report.plots import Plot, colour, drawing, label, legend, log_axis, raised, to_svg
@@ -48,6 +48,11 @@ def promote(run: Path, promoted: Path) -> Path:
     verdict = load_verdict(run / "verdict.json")
     if verdict.problem:
         raise HistoryError(f"{verdict.problem}; expected a run that was judged; run the comparison again")
+    behind = verdict.evidence.get("results") or {}
+    if behind.get("path") != "results.json" or not (run / "results.json").is_file():
+        raise HistoryError(f"{run}: no results.json behind the verdict; run the comparison again")
+    if file_sha256(run / "results.json") != behind.get("sha256"):
+        raise HistoryError(f"{run / 'results.json'} was altered after the verdict; run the comparison again")
     content = json.loads((run / "verdict.json").read_text(encoding="utf-8"))
     try:
         numbers = digest(read_results(run / "results.json"))

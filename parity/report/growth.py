@@ -58,7 +58,9 @@ def _along_the_run(rows: Rows, name: str) -> Plot:
             plot.axvline(first, color=colour("bound"), linewidth=0.8)
             side = "right" if first > 0.7 * len(rows) else "left"
             at = (first, 0.97)
-            plot.annotate(" first out of bound ", at, xycoords=("data", "axes fraction"), ha=side, va="top", fontsize=8.5)
+            box = {"facecolor": colour("page"), "edgecolor": "none", "pad": 1.5}
+            place = ("data", "axes fraction")
+            plot.annotate("first out of bound", at, xycoords=place, ha=side, va="top", fontsize=8.5, bbox=box)
         _component_ticks(rows, plot)
         log_axis(plot)
         plot.set_xlim(0, len(rows))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -120,21 +120,22 @@ def strip(sides: Sequence[Array], height: int = 96) -> tuple[str, list[int]]:
     """(picture, frame numbers): the same frames of every side, side by side in time, side under side."""
     count = min(len(frames) for frames in sides)
     chosen = sorted({round(i * (count - 1) / max(1, STRIP_FRAMES - 1)) for i in range(STRIP_FRAMES)})
-    scale = height / sides[0].shape[1]
-    size = max(1, round(sides[0].shape[2] * scale)), height
-    picked = np.concatenate([frames[chosen] for frames in sides])
-    data, kind = _encode(_sheet(picked, len(chosen), len(sides), size))
+    scale = min(1.0, height / sides[0].shape[1])
+    size = max(1, round(sides[0].shape[2] * scale)), max(1, round(sides[0].shape[1] * scale))
+    picked = [frames[i] for frames in sides for i in chosen]
+    data, kind = _encode(_sheet(picked, len(chosen), len(sides), size, gap=2))
     return _uri(data, kind), chosen
 
 
-def _sheet(frames: Array, columns: int, rows: int, size: tuple[int, int]) -> Image.Image:
-    sheet = Image.new("RGB", (columns * size[0], rows * size[1]))
+def _sheet(frames: Iterable[Array], columns: int, rows: int, size: tuple[int, int], gap: int = 0) -> Image.Image:
+    step = size[0] + gap, size[1] + gap
+    sheet = Image.new("RGB", (columns * step[0] - gap, rows * step[1] - gap), (128, 128, 128))
     for index, frame in enumerate(frames):
         picture = Image.fromarray(np.ascontiguousarray(frame))
         if picture.size != size:
             larger = size[0] > picture.size[0]
             picture = picture.resize(size, Image.Resampling.NEAREST if larger else Image.Resampling.LANCZOS)
-        sheet.paste(picture, (index % columns * size[0], index // columns * size[1]))
+        sheet.paste(picture, (index % columns * step[0], index // columns * step[1]))
     return sheet
 
 

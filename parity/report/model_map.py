@@ -91,7 +91,7 @@ def model_map(rows: Rows, case: int) -> ModelMap:
             if guilty
             else "No cell is out of bound. "
         )
-        + f"Largest local error is {number(_top(ratio))} of its bound; largest total error {number(_top(total))}."
+        + f"{_local_words(_top(ratio))}; the largest total error is {number(_top(total))}."
     )
     local_levels = [[local_level(ratio[i, j], failing[i, j]) for j in range(shape[1])] for i in range(shape[0])]
     total_levels = [[total_level(total[i, j]) for j in range(shape[1])] for i in range(shape[0])]
@@ -103,6 +103,12 @@ def model_map(rows: Rows, case: int) -> ModelMap:
         units,
         text,
     )
+
+
+def _local_words(ratio: float) -> str:
+    if math.isinf(ratio):
+        return "Some tensors could not be measured or are not finite"
+    return f"The largest local error is {number(ratio)} × its bound"
 
 
 def local_level(ratio: float, failing: int) -> int | None:

@@ -33,6 +33,7 @@ COLOURS = {
     "difference": ("#050505", "var(--difference)"),
     "bound": ("#060606", "var(--fail)"),
     "faint": ("#070707", "var(--faint)"),
+    "page": ("#080808", "var(--page)"),
 }
 _STYLE: Any = {
     "svg.fonttype": "none",
@@ -155,10 +156,10 @@ def raised(values: Sequence[float] | Array, least: float = 1e-9) -> Array:
     return np.maximum(np.where(np.isfinite(array), array, top), least)
 
 
-def bars(plot: Axes, counts: Sequence[int], low: float, high: float, name: str, label: str = "") -> None:
+def bars(plot: Axes, counts: Sequence[int], low: float, high: float, name: str, style: Any = "-") -> None:
     """A histogram's outline over equal bins."""
     edges = np.linspace(low, high, len(counts) + 1)
-    plot.stairs(counts, edges, color=colour(name), label=label or None, linewidth=1.3)
+    plot.stairs(counts, edges, color=colour(name), linewidth=1.3, linestyle=style)
 
 
 def number(value: Any) -> str:
@@ -168,7 +169,7 @@ def number(value: Any) -> str:
     value = float(value)
     if value == 0 or value != value or value in (float("inf"), float("-inf")):
         return {"inf": "∞", "-inf": "−∞", "nan": "not a number"}.get(str(value), "0")
-    if abs(value) < 1e-2 or abs(value) >= 1e5:
+    if abs(value) < 1e-2 or abs(value) >= 1e4:
         mantissa, exponent = f"{value:.2e}".split("e")
         return f"{mantissa}e{int(exponent)}"
     return f"{value:.4g}"

@@ -76,12 +76,12 @@ def _plot(detail: Mapping[str, Any], name: str) -> Plot:
         values, gaps, *others = axes
         histogram = detail["histogram"]
         if histogram:
-            for side in ("reference", "native"):
-                bars(values, histogram[side], float(histogram["low"]), float(histogram["high"]), side, side)
+            for side, style in (("native", "-"), ("reference", (0, (2, 1.5)))):
+                bars(values, histogram[side], float(histogram["low"]), float(histogram["high"]), side, style)
             log_axis(values)
             values.set_ylim(0.7, None)
             values.xaxis.set_major_locator(MaxNLocator(4))
-            label(values, "values: native and reference")
+            label(values, "values (reference dashed)")
             words.append(f"values from {number(histogram['low'])} to {number(histogram['high'])}")
         gap = detail["difference"]
         if gap["counts"]:

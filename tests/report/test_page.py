@@ -1,0 +1,138 @@
+"""The page as a function of results.json: what it refuses, what it says when something was not measured, what it never does."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import synthetic
+
+from parity.report import ReportError, build_report, markdown_summary
+from parity.report.rows import Rows, script_json
+
+
+def small(**over: Any) -> dict[str, Any]:
+    return {**synthetic.results(blocks=2, steps=2, failing=1), **over}
+
+
+def build(folder: Path, content: dict[str, Any], media: bool = False) -> str:
+    return build_report(synthetic.write_run(folder, content, media)).read_text()
+
+
+def test_one_file_that_asks_for_nothing(tmp_path: Path) -> None:
+    html = build(tmp_path, small(), media=True)
+    links = re.findall(r"""(?:src|href)=["']([^"']*)""", html) + re.findall(r"url\(([^)]*)\)", html)
+    assert [link for link in links if not link.startswith(("data:", "#"))] == []
+    assert "default-src 'none'" in html
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["case", "report.html", "results.json"], (
+        "a temporary file was left"
+    )
+
+
+def test_the_same_results_give_the_same_page(tmp_path: Path) -> None:
+    content = small(fidelity=synthetic.fidelity())
+    assert build(tmp_path / "a", content) == build(tmp_path / "b", content)
+
+
+def test_ids_are_unique(tmp_path: Path) -> None:
+    content = small(fidelity=synthetic.fidelity())
+    content["cases"] = [content["cases"][0], {**content["cases"][0], "name": "second"}]
+    ids = re.findall(r'\bid="([^"]+)"', build(tmp_path, content))
+    assert len(ids) == len(set(ids))
+
+
+def test_what_was_not_measured_is_said(tmp_path: Path) -> None:
+    content = small()
+    case = content["cases"][0]
+    for name in ("details", "timings"):
+        case.pop(name)
+    case.update(rows=[], finding=None, end_to_end=[], coverage=None, provenance={}, timings={}, problem="the reference is gone")
+    content.update(verdict="inconclusive", reasons=["the reference is gone"])
+    html = build(tmp_path, content)
+    assert html.count("not measured") >= 2
+    assert "Not compared." in html
+    assert "There is not enough evidence" in html
+    assert "no tensor was compared" in html
+
+
+def test_no_case_at_all(tmp_path: Path) -> None:
+    html = build(tmp_path, small(cases=[], verdict="inconclusive", reasons=["no case was compared"]))
+    assert "no case was compared" in html
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"verdict": "pass"}'])
+def test_unreadable_results_are_refused_and_leave_nothing(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "results.json"
+    path.write_text(text)
+    with pytest.raises(ReportError, match=r"results\.json"):
+        build_report(path)
+    assert [item.name for item in tmp_path.iterdir()] == ["results.json"]
+
+
+def test_a_missing_column_and_a_ragged_row_are_refused(tmp_path: Path) -> None:
+    content = small()
+    content["cases"][0]["columns"] = [name if name != "bound" else "limit" for name in content["cases"][0]["columns"]]
+    with pytest.raises(ReportError, match="bound"):
+        build(tmp_path, content)
+    content = small()
+    content["cases"][0]["rows"][3] = content["cases"][0]["rows"][3][:-1]
+    with pytest.raises(ReportError, match="another length"):
+        build(tmp_path, content)
+
+
+def test_missing_and_broken_media_are_named(tmp_path: Path) -> None:
+    content = small()
+    content["cases"][0]["media"] = {"native": "gone.mp4", "reference": "broken.mp4"}
+    tmp_path.joinpath("broken.mp4").write_bytes(b"not a video")
+    html = build(tmp_path, content)
+    assert "gone.mp4 is not beside the results" in html
+    assert "broken.mp4 cannot be shown" in html
+
+
+def test_sides_of_other_length_and_size_are_named(tmp_path: Path) -> None:
+    content = small()
+    content["cases"][0]["media"] = {"native": "n.mp4", "reference": "r.mp4"}
+    synthetic.write_movie(tmp_path / "n.mp4", frames=9)
+    synthetic.write_movie(tmp_path / "r.mp4", frames=5, size=(64, 64))
+    html = build(tmp_path, content)
+    assert "native has 9 frames, the reference 5" in html
+    assert "native frames are (64, 96) pixels" in html
+
+
+def test_packed_rows_read_back() -> None:
+    rows = Rows.of(small()["cases"][0])
+    packed = json.loads(rows.pack().replace("1e999", "Infinity"))
+    assert packed["n"] == len(rows)
+    assert packed["failed"] == np.flatnonzero(rows.failed).tolist()
+    assert [packed["site"]["t"][i] for i in packed["site"]["i"]] == rows.columns["site"]
+    assert packed["order"][0] in packed["failed"], "worst first"
+    assert "<" not in rows.pack()
+
+
+def test_script_json_cannot_end_its_element() -> None:
+    text = "</script><!-- \u2028 &"
+    assert not set("<>&\u2028") & set(script_json(text))
+    assert json.loads(script_json(text)) == text
+
+
+def test_a_failing_row_is_never_shown_in_bound() -> None:
+    """The ratio of a failing row is beyond 1 whatever its numbers say, also without a bound or a local error."""
+    case = small()["cases"][0]
+    names = list(case["columns"])
+    for over in ({"local": None}, {"local": 1e-9}, {"bound": 0.0, "local": 0.0}, {"problem": "NaN"}):
+        row = dict(zip(names, case["rows"][5], strict=True)) | over | {"failed": True}
+        assert Rows.of({**case, "rows": [[row[name] for name in names]]}).ratio[0] > 1
+
+
+def test_markdown_says_verdict_cards_and_command() -> None:
+    text = markdown_summary(small())
+    assert text.startswith("## ❌ Parity: fail")
+    assert "parity explain" in text
+    assert "<script>" not in text.replace("\\<script\\>", "").split("```")[0]
+    assert "| Tensors | ❌" in text
+    passing = synthetic.results(2, 2, failing=0, hostile=False)
+    assert markdown_summary(passing).startswith("## ✅ Parity: pass")
