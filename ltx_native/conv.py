@@ -8,7 +8,7 @@ import mlx.nn as nn
 
 from ltx_native.activations import silu
 
-PIECE_BYTES = 96 * 2**20  # of the spread-out input of one piece of a 3-D convolution on a CPU
+PIECE_BYTES = 32 * 2**20  # of the spread-out input of one piece of a 3-D convolution on a CPU
 
 
 class SiLU(nn.Module):
@@ -111,33 +111,42 @@ def conv1d_transposed(x: mx.array, weight: mx.array, stride: int, padding: int) 
 def conv3d(x: mx.array, weight: mx.array, padding: tuple[int, int, int]) -> mx.array:
     """Stride 1. MLX's CPU backend unfolds 27 copies of the input; there, shifted matrix products over 3 copies do it."""
     if mx.default_device().type == mx.DeviceType.cpu:
-        return mx.concatenate([_conv3d_by_matmul(one[None], weight, padding) for one in x], axis=0)
+        clips = [_conv3d_by_matmul(one[None], weight, padding) for one in x]
+        return clips[0] if len(clips) == 1 else mx.concatenate(clips)
     return mx.conv3d(x, weight, padding=padding)
 
 
 def _conv3d_by_matmul(x: mx.array, weight: mx.array, padding: tuple[int, int, int]) -> mx.array:
     o, kf, kh, kw, c = weight.shape
+    pf, ph, pw = padding
+    source = x.shape[1]
     frames, rows, columns = (n + 2 * p - k + 1 for n, p, k in zip(x.shape[1:4], padding, (kf, kh, kw), strict=True))
-    dtype = x.dtype
+    h, width = x.shape[2] + 2 * ph, x.shape[3] + 2 * pw
+    reach = ((kf - 1) * h + kh - 1) * width
     w = weight.transpose(1, 2, 3, 4, 0).reshape(kf, kh, kw * c, o).astype(mx.float32)
 
-    # In the padded volume, laid out as one row of channels per place, a neighbour is a fixed number of rows away.
-    # The extra frame lets the last places read past the end; what falls on the margins is cut off below.
-    pf, ph, pw = padding
-    x = mx.pad(x, [(0, 0), (pf, pf + 1), (ph, ph), (pw, pw), (0, 0)])
-    _, _, h, width, _ = x.shape
-    flat = x.reshape(-1, c)
-
     def piece(start: int, count: int) -> mx.array:
-        size, reach = count * h * width, ((kf - 1) * h + kh - 1) * width
-        first = start * h * width
-        spans = [flat[first + i : first + i + size + reach].astype(mx.float32) for i in range(kw)]
-        spread = mx.concatenate(spans, axis=1)  # (places, kw * C)
+        """Output frames `start` to `start + count`.
+
+        In the padded slab, laid out as one row of channels per place, a neighbour is a fixed number of rows away. The
+        extra frame lets the last places read past the end; what falls on the margins is cut off.
+        """
+        first, last = start - pf, start - pf + count + kf - 1
+        slab = x[:, max(0, first) : last].astype(mx.float32)
+        slab = mx.pad(slab, [(0, 0), (max(0, -first), max(0, last - source) + 1), (ph, ph), (pw, pw), (0, 0)])
+        flat, size = slab.reshape(-1, c), count * h * width
+        spread = mx.concatenate([flat[i : i + size + reach] for i in range(kw)], axis=1)  # (places, kw * C)
         out = spread[:size] @ w[0, 0]
         for i, j in list(product(range(kf), range(kh)))[1:]:
             shift = (i * h + j) * width
             out = mx.addmm(out, spread[shift : shift + size], w[i, j])
-        return out.astype(dtype).reshape(1, count, h, width, o)[:, :, :rows, :columns]
+        return out.reshape(1, count, h, width, o)[:, :, :rows, :columns].astype(x.dtype)
 
     step = max(1, PIECE_BYTES // (h * width * kw * c * 4))
-    return mx.concatenate([piece(i, min(step, frames - i)) for i in range(0, frames, step)], axis=1)
+    out = mx.zeros((1, frames, rows, columns, o), dtype=x.dtype)
+    for start in range(0, frames, step):
+        stop = min(start + step, frames)
+        out[:, start:stop] = piece(start, stop - start)
+        if step < frames:
+            mx.eval(out)  # or MLX would allocate for all pieces before it has computed the first
+    return out
