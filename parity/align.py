@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from parity.sites import SkipRule, component_of, native_only, order_of, skip_rule
+from parity.sites import REPLAY_ONLY, SkipRule, component_of, native_only, order_of, skip_rule
 from parity.trace import Key, Record
 
 
@@ -33,9 +33,9 @@ class Coverage:
 
 @dataclass(frozen=True)
 class Alignment:
-    """Pairs in the reference's execution order, and the account of everything else."""
+    """Pairs in the reference's execution order (no native record where a site is replayed only), and all the rest."""
 
-    pairs: tuple[tuple[Record, Record], ...]
+    pairs: tuple[tuple[Record, Record | None], ...]
     skipped: tuple[tuple[Record, SkipRule], ...]
     unmatched_reference: tuple[Record, ...] = field(default=())
     unmatched_native: tuple[Record, ...] = field(default=())
@@ -60,7 +60,7 @@ def align(reference: Iterable[Record], native: Iterable[Record]) -> Alignment:
     """
     natives = _unique(native, "native")
     references = _unique(reference, "reference")
-    pairs: list[tuple[Record, Record]] = []
+    pairs: list[tuple[Record, Record | None]] = []
     skipped: list[tuple[Record, SkipRule]] = []
     unmatched: list[Record] = []
     for key, record in references.items():
@@ -68,7 +68,7 @@ def align(reference: Iterable[Record], native: Iterable[Record]) -> Alignment:
         rule = skip_rule(record)
         if rule is not None:
             skipped.append((record, rule))
-        elif partner is None:
+        elif partner is None and key.site not in REPLAY_ONLY:
             unmatched.append(record)
         else:
             pairs.append((record, partner))

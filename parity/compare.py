@@ -63,11 +63,12 @@ class Row:
 class Sides:
     """The tensors of one pair, by output leaf (and input leaf), all in the native layout.
 
-    ``local`` holds g(r), or None when the site has no replay; ``total`` holds g(n); ``mask`` marks valid tokens.
+    ``local`` holds g(r), or None when the site has no replay; ``total`` holds g(n), or None for a site that is replayed only;
+    ``mask`` marks valid tokens.
     """
 
     reference: Mapping[str, Array]
-    total: Mapping[str, Array]
+    total: Mapping[str, Array] | None
     local: Mapping[str, Array] | None
     dtypes: Mapping[str, str]
     inputs_reference: Mapping[str, Array]
@@ -88,8 +89,9 @@ def compare_pair(record: Record, sides: Sides) -> list[Row]:
         try:
             if sides.local is not None:
                 local = measure(_leaf(sides.local, native_path, "replay"), reference, mask)
-            total = measure(spread(_leaf(sides.total, native_path, "run"), reference.shape), reference, mask)
-            inherited = _inherited(sides, native_path, reference, mask)
+            if sides.total is not None:
+                total = measure(spread(_leaf(sides.total, native_path, "run"), reference.shape), reference, mask)
+                inherited = _inherited(sides.total[native_path], sides.local, native_path, reference, mask)
         except MetricError as error:
             problem = problem or str(error)
         rows.append(
@@ -135,10 +137,12 @@ def _mask_for(mask: Array | None, tensor: Array) -> Array | None:
     return mask
 
 
-def _inherited(sides: Sides, path: str, reference: Array, mask: Array | None) -> float | None:
-    if sides.local is None:
+def _inherited(
+    total: Array, local: Mapping[str, Array] | None, path: str, reference: Array, mask: Array | None
+) -> float | None:
+    if local is None:
         return None
-    moved = measure(spread(sides.total[path], reference.shape), sides.local[path], mask)
+    moved = measure(spread(total, reference.shape), local[path], mask)
     norm = measure(reference, reference, mask).reference_rms
     error = moved.rel_l2 * moved.reference_rms if moved.reference_rms else moved.max_abs
     return error / norm if norm else (0.0 if error == 0 else float("inf"))

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from parity.bounds import Bounds
 from parity.compare import Row
-from parity.sites import component_of, is_exact
+from parity.sites import component_of, is_exact, judged_in_run
 from parity.trace import Key
 
 
@@ -29,7 +29,7 @@ class Finding:
 
 
 def row_bound(row: Row, bounds: Bounds) -> float:
-    return 0.0 if is_exact(row.key.site) else bounds.local(row.key.site, row.type, row.floor)
+    return 0.0 if is_exact(row.key.site, row.output) else bounds.local(row.key.site, row.type, row.floor)
 
 
 def own_error(row: Row) -> float | None:
@@ -46,7 +46,7 @@ def failing(rows: Sequence[Row], bounds: Bounds) -> list[Row]:
 def _fails(row: Row, bounds: Bounds) -> bool:
     if row.problem:
         return True
-    if row.local is None and not is_exact(row.key.site):
+    if row.local is None and not judged_in_run(row.key.site, row.output):
         return row.total is not None and not row.total.finite
     error = own_error(row)
     return error is None or not error <= row_bound(row, bounds)

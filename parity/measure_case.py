@@ -42,11 +42,11 @@ def measure_pairs(alignment: Alignment, reference: Trace, native: Trace, replay:
             record,
             Sides(
                 reference=tensors(reference, record.outputs, site),
-                total=tensors(native, partner.outputs),
+                total=tensors(native, partner.outputs) if partner else None,
                 local=local if isinstance(local, dict) else None,
                 dtypes={path: str(leaf["dtype"]) for path, leaf in leaves(record.outputs) if "tensor" in leaf},
                 inputs_reference=_inputs(reference, record, site),
-                inputs_native=_inputs(native, partner, None),
+                inputs_native=_inputs(native, partner, None) if partner else {},
                 mask=masks.of(record.key),
                 problem=local if isinstance(local, str) else "",
             ),

@@ -129,8 +129,9 @@ class Session:
         return result
 
     def _functions(self) -> Functions:
-        with Models(self.native_checkpoint(), mx.float32).use("tokenizer") as tokenizer:
-            return Functions(tokenizer)
+        checkpoint = self.native_checkpoint()
+        with Models(checkpoint, mx.float32).use("tokenizer") as tokenizer:
+            return Functions(tokenizer, checkpoint.config.audio_vae)
 
     def _write_media(self, case: Case, native: NativeRun, reference_video: Path) -> dict[str, str]:
         folder = self.output / case.name

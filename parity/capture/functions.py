@@ -10,6 +10,8 @@ import mlx.core as mx
 import numpy as np
 
 from ltx_native import conditioning, guidance, sampler, schedule
+from ltx_native.config import AudioVAEConfig
+from ltx_native.media import Audio, log_mel
 from parity.trace import Record, Trace
 
 # Fields of the official guider parameters that ours bear under the same name.
@@ -21,6 +23,7 @@ class Functions:
     """Native functions by site. ``tokenizer`` is the loaded native tokenizer (text → ids and mask)."""
 
     tokenizer: Callable[..., Any]
+    audio_vae: AudioVAEConfig
 
     def has(self, site: str) -> bool:
         return site.split(".")[0] in _SITES
@@ -35,6 +38,11 @@ class Functions:
 
     def sigmas(self, record: Record, trace: Trace) -> Any:
         return np.asarray(schedule.ltx2_sigmas(int(record.inputs["steps"]["value"])))
+
+    def mel(self, record: Record, trace: Trace) -> Any:
+        given = record.inputs["audio"]["fields"]
+        waveform = trace.tensor(given["waveform"])
+        return log_mel(Audio(waveform[0], int(given["sampling_rate"]["value"])), self.audio_vae)
 
     def denoised(self, record: Record, trace: Trace) -> Mapping[str, Any]:
         """x0 of each modality from the reference's own velocity."""
@@ -63,6 +71,7 @@ class Functions:
 _SITES: dict[str, Callable[[Functions, Record, Trace], Any]] = {
     "tokenizer": Functions.tokens,
     "schedule": Functions.sigmas,
+    "audio_processor": Functions.mel,
     "denoised": Functions.denoised,
     "guidance": Functions.guided,
     "post_process": Functions.post_processed,

@@ -68,7 +68,7 @@ class Replayer:
         try:
             if record.kind == "module":
                 return self.run(record)
-            if self.functions is not None and self.functions.has(record.key.site):
+            if record.kind == "function" and self.functions is not None and self.functions.has(record.key.site):
                 return output_arrays(self.functions.run(record, self.trace))
             return None
         except ReplayError as error:
