@@ -100,7 +100,7 @@ def _generate(job: Job, surface: Surface, argv: list[str]) -> tuple[list[str], l
             )
     _add(argv, "--seed", job.seed)
     if job.effective_mode == "i2v":
-        _images(job, surface, pipeline, argv, warnings)
+        _images(job, surface, pipeline, argv)
     elif job.effective_mode == "audio_ref_video":
         warnings.append(
             "audio_path is for muxing only because audio_passthrough is set: the video is made from the text alone"
@@ -122,7 +122,7 @@ def _a2v(job: Job, surface: Surface, argv: list[str]) -> tuple[list[str], list[s
     _add(argv, "--cfg-scale", job.guidance)
     _add(argv, "--stg-scale", job.stg_scale)
     _add(argv, "--seed", job.seed)
-    _images(job, surface, "a2v", argv, warnings)
+    _images(job, surface, "a2v", argv)
     warnings.append(
         "stage 2 runs in full (3 more steps at twice the size): ltx-2-mlx cannot skip it, "
         "every version reads --stage2-steps 0 as 3"
@@ -199,23 +199,21 @@ def _pipeline(job: Job, surface: Surface) -> str:
     return job.pipeline
 
 
-def _images(job: Job, surface: Surface, pipeline: str, argv: list[str], warnings: list[str]) -> None:
+def _images(job: Job, surface: Surface, pipeline: str, argv: list[str]) -> None:
     anchors = job.anchors
-    plain = all(anchor.frame == 0 and anchor.strength == 1.0 for anchor in anchors)
+    plain = all((anchor.frame, anchor.strength, anchor.crf) == (0, 1.0, Anchor.crf) for anchor in anchors)
     if len(anchors) <= 1 and plain:
         argv += [f"--image={os.path.abspath(anchor.path)}" for anchor in anchors]
     elif pipeline in surface.many_images:
         for anchor in anchors:
             # Not `--image=`: the option takes several words, and an absolute path never begins with a dash.
-            argv += ["--image", os.path.abspath(anchor.path), str(anchor.frame), str(anchor.strength)]
+            argv += ["--image", os.path.abspath(anchor.path), str(anchor.frame), str(anchor.strength), str(anchor.crf)]
     else:
         raise UnsupportedMode(
             job.effective_mode,
             EXTERNAL,
-            f"{pipeline} of ltx-2-mlx {surface.version} takes one image, at frame 0 with strength 1",
+            f"{pipeline} of ltx-2-mlx {surface.version} takes one image, at frame 0 with strength 1 and crf {Anchor.crf}",
         )
-    if any(anchor.crf != Anchor.crf for anchor in anchors):
-        warnings.append("the crf of an image is not used: ltx-2-mlx reads it and does not apply it")
 
 
 def _geometry(job: Job, argv: list[str]) -> None:

@@ -156,7 +156,7 @@ def test_several_images_are_passed_where_the_version_takes_them(
     image = inputs["image_path"]
     asked = Job.from_mapping({**vars(job()), "image_path": image, "images": ((image, 8, 0.5, 33),)})
     argv = argv_of(engine("0.14.19"), asked)
-    assert argv[-8:] == ["--image", image, "0", "1.0", "--image", image, "8", "0.5"]
+    assert argv[-10:] == ["--image", image, "0", "1.0", "33", "--image", image, "8", "0.5", "33"]
     assert engine("0.14.19").generate_video(asked).video_path == str(tmp_path / "out.mp4")
 
 

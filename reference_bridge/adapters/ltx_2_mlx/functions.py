@@ -219,12 +219,7 @@ class Functions:
         except (ImportError, AttributeError):
             self.missing.append(f"{module}.{name}")
             return
-        new = functools.wraps(real)(wrapper(real))
-        for loaded in list(sys.modules.values()):
-            if getattr(loaded, "__name__", "").startswith(("ltx_core_mlx", "ltx_pipelines_mlx")):
-                for attribute, value in list(vars(loaded).items()):
-                    if value is real:
-                        setattr(loaded, attribute, new)
+        replace_everywhere(real, functools.wraps(real)(wrapper(real)))
 
     def _method(self, module: str, cls: str, name: str, wrapper: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:
         try:
@@ -234,6 +229,15 @@ class Functions:
             self.missing.append(f"{module}.{cls}.{name}")
             return
         setattr(owner, name, functools.wraps(real)(wrapper(real)))
+
+
+def replace_everywhere(old: Any, new: Any) -> None:
+    """Put `new` where any loaded module of the CLI holds `old` under a name."""
+    for loaded in list(sys.modules.values()):
+        if getattr(loaded, "__name__", "").startswith(("ltx_core_mlx", "ltx_pipelines_mlx")):
+            for attribute, value in list(vars(loaded).items()):
+                if value is old:
+                    setattr(loaded, attribute, new)
 
 
 def _modality(positions: Any) -> str | None:

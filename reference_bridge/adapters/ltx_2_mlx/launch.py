@@ -3,8 +3,9 @@
     PYTHON launch.py OPTIONS.json -- ARGUMENTS OF THE CLI
 
 OPTIONS: {"script": path of the console script, "root": the folder that holds `reference_bridge`, "trace": folder or null,
-"sites": [globs], "outputs_only": bool, "defaults": {"module:Class": {parameter: value}}, "report": path or null}. `defaults`
-changes default arguments of constructors in memory, which is how a checkpoint smaller than the CLI's fixed sizes can be loaded.
+"sites": [globs], "outputs_only": bool, "defaults": {"module:Class": {parameter: value}}, "report": path or null,
+"corrections": [names]}. `defaults` changes default arguments of constructors in memory, which is how a checkpoint smaller than
+the CLI's fixed sizes can be loaded.
 """
 
 from __future__ import annotations
@@ -36,15 +37,17 @@ def main(argv: list[str]) -> None:
     for target, values in options.get("defaults", {}).items():
         patches.append(_change_defaults(target, values))
     sys.argv = [script, *arguments]
-    if not options.get("trace"):
-        runpy.run_path(script, run_name="__main__")
-        return
     sys.path.insert(0, options["root"])
+    from reference_bridge.adapters.ltx_2_mlx import corrections
     from reference_bridge.adapters.ltx_2_mlx.functions import Functions
     from reference_bridge.adapters.ltx_2_mlx.tap import MlxBackend, Taps
     from reference_bridge.probe import Recorder, TraceWriter
 
     sys.path.remove(options["root"])
+    patches += corrections.apply(options.get("corrections", ()))
+    if not options.get("trace"):
+        runpy.run_path(script, run_name="__main__")
+        return
     writer = TraceWriter(Path(options["trace"]), MlxBackend())
     recorder = Recorder(writer, tuple(options.get("sites", ())), bool(options.get("outputs_only")))
     taps = Taps(recorder)

@@ -74,6 +74,7 @@ def trace(
     sites: Sequence[str] = (),
     outputs_only: bool = False,
     defaults: Mapping[str, Mapping[str, Any]] | None = None,
+    corrections: Sequence[str] = (),
     hash_checkpoint: bool = True,
     timeout_s: float | None = None,
     cancel: threading.Event | None = None,
@@ -81,7 +82,8 @@ def trace(
     """Make the job's video with taps (`folder`) or without them (None), both in the same launcher.
 
     `sites` are globs, empty for all. `defaults` changes default arguments of constructors in memory (see launch.py) for a
-    checkpoint smaller than the CLI's fixed sizes; it is written to the manifest. Raises what the bridge raises.
+    checkpoint smaller than the CLI's fixed sizes; `corrections` take away known departures from the official code (see
+    corrections.py). Both are written to the manifest. Raises what the bridge raises.
     """
     job.validate()
     final = Path(os.path.abspath(job.output_path or "output.mp4"))
@@ -101,6 +103,7 @@ def trace(
             "outputs_only": outputs_only,
             "defaults": {name: dict(values) for name, values in (defaults or {}).items()},
             "report": str(report),
+            "corrections": list(corrections),
             "checkpoint": checkpoint_sha256(job) if folder and hash_checkpoint else {},
         }
         options.write_text(json.dumps(settings), encoding="utf-8")

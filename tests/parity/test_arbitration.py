@@ -1,0 +1,137 @@
+"""Arbitration on traces that are made here, where it is known who departs and where it begins."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from parity.arbitration.table import Departure, arbitrate, read_departures, table
+from parity.trace import Trace, TraceWriter
+
+RNG = np.random.default_rng(0)
+CHAIN = [
+    "transformer.patchify_proj",
+    "transformer.transformer_blocks.0.attn1",
+    "transformer.transformer_blocks.1.attn1",
+    "denoised",
+]
+VALUES = {site: RNG.standard_normal((1, 6, 16)).astype(np.float32) for site in CHAIN}
+IDS = {"input_ids": np.arange(8, dtype=np.int32)[None], "attention_mask": np.array([[0, 0, 0, 1, 1, 1, 1, 1]], np.int32)}
+KNOWN = Departure("first-attention", "transformer.transformer_blocks.0.attn1", "0.2.0", "0.14.19", "w", "o", "e")
+
+
+@pytest.fixture
+def sides(tmp_path: Path) -> Callable[..., dict[str, Trace]]:
+    """Three traces of the chain; `changes` maps a side to what is added at which sites."""
+
+    def make(
+        changes: Mapping[str, Mapping[str, float]], extra: Mapping[str, Mapping[str, Any]] | None = None
+    ) -> dict[str, Trace]:
+        traces = {}
+        for side in ("native", "cli", "official"):
+            with TraceWriter(tmp_path / side, {"side": side, "engine": side}) as writer:
+                store = writer.store
+                ids = {"fields": {name: store(array) for name, array in IDS.items()}}
+                writer.append("tokenizer", ids, kind="function", stage="stage_1")
+                for site, value in (extra or {}).get(side, {}).items():
+                    writer.append(site, store(value), stage="stage_1")
+                for site in CHAIN:
+                    noise = changes.get(side, {}).get(site, 0.0) * np.linalg.norm(VALUES[site]) / 4
+                    shifted = VALUES[site] + np.float32(noise) * np.eye(16, dtype=np.float32)[:6][None]
+                    writer.append(site, store(shifted.astype(np.float32)), stage="stage_1", step=0, guidance_pass="cond")
+            traces[side] = Trace(tmp_path / side)
+        return traces
+
+    return make
+
+
+def by_site(rows: list[Any]) -> dict[str, Any]:
+    return {row.site: row for row in rows}
+
+
+def test_three_that_agree(sides: Callable[..., dict[str, Trace]]) -> None:
+    rows = arbitrate(sides({}))
+    assert {row.departs for row in rows} == {""}
+    assert not any(row.onset for row in rows)
+
+
+@pytest.mark.parametrize("guilty", ["native", "cli", "official"])
+def test_the_one_that_departs_is_named(guilty: str, sides: Callable[..., dict[str, Trace]]) -> None:
+    rows = by_site(arbitrate(sides({guilty: {CHAIN[1]: 0.01, CHAIN[2]: 0.02, CHAIN[3]: 0.02}}), [KNOWN]))
+    assert rows[CHAIN[0]].departs == ""
+    assert [rows[site].departs for site in CHAIN[1:]] == [guilty] * 3
+    assert [row.site for row in rows.values() if row.onset] == ([CHAIN[1]] if guilty == "cli" else [])
+
+
+def test_a_second_onset_shows_only_when_it_stands_out(sides: Callable[..., dict[str, Trace]]) -> None:
+    rows = by_site(arbitrate(sides({"cli": {CHAIN[1]: 0.001, CHAIN[2]: 0.002, CHAIN[3]: 0.5}}), [KNOWN]))
+    assert [(row.site, row.departure) for row in rows.values() if row.onset] == [
+        (CHAIN[1], "first-attention"),
+        ("denoised", "UNLISTED"),
+    ]
+    text = table(list(rows.values()))
+    assert "begins here: first-attention" in text
+    assert "begins here: UNLISTED" in text
+
+
+def test_a_benign_departure_hides_nothing(sides: Callable[..., dict[str, Trace]]) -> None:
+    benign = Departure("placed-elsewhere", CHAIN[0], "0.2.0", "0.14.19", "w", "o", "e", benign=True)
+    rows = by_site(arbitrate(sides({"cli": {CHAIN[0]: 0.9, CHAIN[1]: 0.001}}), [benign, KNOWN]))
+    assert [row.departure for row in rows.values() if row.onset] == ["placed-elsewhere", "first-attention"]
+
+
+def test_no_two_agree(sides: Callable[..., dict[str, Trace]]) -> None:
+    rows = by_site(arbitrate(sides({"cli": {"denoised": 0.3}, "native": {"denoised": -0.2}})))
+    assert rows["denoised"].departs == "all"
+
+
+def test_padding_is_not_compared(sides: Callable[..., dict[str, Trace]]) -> None:
+    value = RNG.standard_normal((1, 8, 16)).astype(np.float32)
+    padded, real = value.copy(), value.copy()
+    padded[:, :3] += 1.0
+    real[:, 4] += 1.0
+    site = "gemma.layers.0.mlp"
+    same = {"native": {site: value}, "official": {site: value}}
+    assert by_site(arbitrate(sides({}, {**same, "cli": {site: padded}})))[site].departs == ""
+    assert by_site(arbitrate(sides({}, {**same, "cli": {site: real}})))[site].departs == "cli"
+
+
+def test_layouts_meet(sides: Callable[..., dict[str, Trace]]) -> None:
+    latent = RNG.standard_normal((1, 2, 3, 4, 128)).astype(np.float32)
+    first = np.moveaxis(latent, -1, 1)
+    row = np.ones((1, 16), np.float32)
+    extra = {
+        "native": {"latent.video": latent, "transformer.adaln_single.linear": row},
+        "cli": {"latent.video": first, "transformer.adaln_single.linear": row},
+        "official": {"latent.video": first, "transformer.adaln_single.linear": np.ones((1, 6, 16), np.float32)},
+    }
+    rows = by_site(arbitrate(sides({}, extra)))
+    assert rows["latent.video"].departs == ""
+    assert rows["transformer.adaln_single.linear"].departs == ""
+    extra["cli"]["latent.video"] = first[:, :64]
+    assert by_site(arbitrate(sides({}, extra)))["latent.video"].departs == "shape"
+
+
+def test_nothing_in_common_is_no_evidence(tmp_path: Path) -> None:
+    traces = {}
+    for side in ("native", "cli", "official"):
+        with TraceWriter(tmp_path / side, {"side": side, "engine": side}) as writer:
+            writer.append(f"transformer.{side}", writer.store(np.ones(3, np.float32)), stage="stage_1")
+        traces[side] = Trace(tmp_path / side)
+    with pytest.raises(ValueError, match="nothing was arbitrated"):
+        arbitrate(traces)
+
+
+def test_the_list_of_departures_is_whole() -> None:
+    from reference_bridge.adapters.ltx_2_mlx.corrections import CORRECTIONS
+
+    departures = read_departures()
+    assert len({departure.name for departure in departures}) == len(departures) >= 10
+    for departure in departures:
+        assert all((departure.what, departure.official, departure.evidence, departure.since, departure.expires))
+        assert departure.correction in ("", *CORRECTIONS)
+    assert {departure.correction for departure in departures} >= set(CORRECTIONS)
