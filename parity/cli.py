@@ -131,6 +131,18 @@ def _fidelity(args: argparse.Namespace) -> int:
     return run(args)
 
 
+def _arbitrate_options(verb: argparse.ArgumentParser) -> None:
+    from parity.arbitration.command import add_arguments
+
+    add_arguments(verb)
+
+
+def _arbitrate(args: argparse.Namespace) -> int:
+    from parity.arbitration.command import run
+
+    return run(args)
+
+
 def _gate_options(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--verdict", type=Path, help="verdict.json (default: the one dispatch reads)")
     verb.add_argument("--checkpoint", type=Path, metavar="DIR", help="the checkpoint it must hold for (default: tiny)")
@@ -227,6 +239,12 @@ VERBS: dict[str, Verb] = {
         "parity fidelity --prompts 12",
         _fidelity_options,
         _fidelity,
+    ),
+    "arbitrate": (
+        "say who departs: native, the external CLI, or the official code",
+        "LTX2_MLX_BIN=~/ltx-2-mlx/.venv/bin/ltx-2-mlx parity arbitrate",
+        _arbitrate_options,
+        _arbitrate,
     ),
     "gate": ("say which engine the verdict puts in force", "parity gate", _gate_options, _gate),
     "report": ("make the page of a run again", "parity report reports/fox/results.json", _report_options, _report),

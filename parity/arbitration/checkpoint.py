@@ -71,6 +71,8 @@ def make(folder: Path, seed: int = 0) -> Files:
         write_file(upsampler, layout.upsampler(presets.UPSAMPLERS[_UPSAMPLER]), seed, metadata)
         _single(found.model, config, states, seed)
         convert(found.model, found.split, dtype="float32", upsamplers=[upsampler])
+        # The CLI's distilled pipeline wants a file of its own name; random weights are as good under both.
+        os.link(found.split / "transformer-dev.safetensors", found.split / "transformer-distilled.safetensors")
         large = temporary / "large.safetensors"
         _single(large, cli_decoders(copy.deepcopy(presets.TINY)), states, seed)
         convert(large, temporary / "large", dtype="bfloat16", upsamplers=[])

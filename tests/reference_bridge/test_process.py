@@ -208,6 +208,19 @@ def test_killing_the_supervisor_leaves_nothing(bridge: Callable[..., subprocess.
     nothing_left(tmp_path)
 
 
+def test_killing_the_bridge_and_the_supervisor_at_once_ends_the_cli(
+    bridge: Callable[..., subprocess.Popen[str]], tmp_path: Path
+) -> None:
+    """Nobody is left to clean up; the kernel ends the CLI because its parent died (Linux)."""
+    process = bridge("hang")
+    parent = int(Path(f"/proc/{pids(tmp_path)[0]}/stat").read_text().rpartition(")")[2].split()[1])
+    os.kill(process.pid, signal.SIGSTOP)
+    os.kill(parent, signal.SIGKILL)
+    os.kill(process.pid, signal.SIGKILL)
+    wait_for(lambda: not [pid for pid in pids(tmp_path) if alive(pid)])
+    assert not (tmp_path / "out.mp4").exists()
+
+
 @pytest.mark.parametrize("mode", ["hang", "child"])
 def test_ctrl_c_is_a_message_and_leaves_nothing(
     mode: str, bridge: Callable[..., subprocess.Popen[str]], tmp_path: Path

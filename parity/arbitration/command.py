@@ -1,0 +1,62 @@
+"""`parity arbitrate`: the table from traces that are there, or from a run of all three sides now."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+from parity.arbitration.table import SIDES, Row, arbitrate, read_departures, table
+from parity.trace import Trace, TraceError
+
+
+def add_arguments(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument(
+        "--traces", type=Path, metavar="DIR", help="use the traces DIR/native, DIR/cli, DIR/official; run nothing"
+    )
+    verb.add_argument("-o", "--output", type=Path, default=Path("reports/arbitration"), help="folder for the traces of a run")
+    verb.add_argument("--checkpoint", type=Path, metavar="DIR", help="checkpoint that all three load (made there when missing)")
+    verb.add_argument("--steps", type=int, default=4)
+    verb.add_argument("--seed", type=int, default=42)
+    verb.add_argument(
+        "--correct", nargs="+", default=[], metavar="NAME", help="take these departures of the CLI away in memory"
+    )
+    verb.add_argument("--all", action="store_true", help="every site, not only onsets and pipeline values")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Status 0: the CLI departs at listed sites only; 1: native departs, or something is not listed; 2: it could not be run."""
+    from reference_bridge.errors import BridgeError
+
+    try:
+        rows = _from_traces(args.traces) if args.traces else _from_a_run(args)
+    except (BridgeError, TraceError, ValueError) as error:
+        print(f"parity arbitrate: {error}", file=sys.stderr)
+        return 2
+    print(json.dumps([row.to_json() for row in rows], indent=1) if args.json else table(rows, args.all))
+    return status(rows)
+
+
+def status(rows: list[Row]) -> int:
+    return int(any(row.departs == "native" or row.departure == "UNLISTED" for row in rows))
+
+
+def _from_traces(folder: Path) -> list[Row]:
+    return arbitrate({side: Trace(folder / side) for side in SIDES}, read_departures())
+
+
+def _from_a_run(args: argparse.Namespace) -> list[Row]:
+    from parity.arbitration import checkpoint
+    from parity.arbitration import run as runner
+    from parity.checkpoints import cache_folder
+
+    def say(text: str) -> None:
+        if not args.quiet:
+            print(text, file=sys.stderr)
+
+    say("checkpoint … (made once, 1.9 GB, minutes)")
+    files = checkpoint.make(args.checkpoint or cache_folder() / "arbitration")
+    case = replace(runner.case_for_cli(seed=args.seed), steps=args.steps)
+    return runner.run(args.output, case, files, corrections=args.correct, say=say)
