@@ -46,12 +46,15 @@ def diffuse(
     audio: Start = Start(seed_offset=1),
     loras: tuple[Lora, ...] | None = None,
     loop: Loop = euler,
+    noise_scale: float = 1.0,
 ) -> Generator[Stage, None, Latents]:
-    """Yields ``schedule``, ``state``, every ``step`` and ``stage_latent``; returns video (1, F, H, W, 128) and audio (1, T, 16, 8)."""
+    """Yields ``schedule``, ``state``, every ``step`` and ``stage_latent``; returns its two latents.
+
+    ``noise_scale`` below 1 keeps part of the latents that the stage starts from. Video (1, F, H, W, 128), audio
+    (1, T, 16, 8).
+    """
     yield schedule_stage(sigmas, part)
-    # A stage that goes on from latents keeps part of them; one that starts from nothing is noise alone, although the
-    # first sigma of the schedule is a last bit below 1.
-    noised = partial(_noised, run, noise_scale=float(sigmas[0]))
+    noised = partial(_noised, run, noise_scale=noise_scale)
     states = noised(targets[0], video), noised(targets[1], audio)
     yield state_stage(*states, part)
     states = _frozen(states[0], video), _frozen(states[1], audio)
@@ -66,7 +69,7 @@ def diffuse(
 
 
 def _noised(run: Run, target: VideoTarget | AudioTarget, start: Start, noise_scale: float) -> LatentState:
-    scale = 0.0 if start.frozen else 1.0 if start.latent is None else noise_scale
+    scale = 0.0 if start.frozen else noise_scale
     return noised_state(run, target, start.items, start.latent, scale, start.seed_offset)
 
 

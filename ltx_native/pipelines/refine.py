@@ -38,4 +38,17 @@ def refine(
     audio = Start(latents[1], seed_offset=2, frozen=audio_frozen)
     targets = (run.video_target(), run.audio_target())
     sigmas = STAGE_2_DISTILLED_SIGMAS
-    return (yield from diffuse(run, "stage_2", targets, sigmas, positive, video=video, audio=audio, loras=loras, loop=loop))
+    return (
+        yield from diffuse(
+            run,
+            "stage_2",
+            targets,
+            sigmas,
+            positive,
+            video=video,
+            audio=audio,
+            loras=loras,
+            loop=loop,
+            noise_scale=float(sigmas[0]),
+        )
+    )

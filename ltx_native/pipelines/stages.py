@@ -96,12 +96,14 @@ def encode_prompts(run: Run, prompts: Mapping[str, str]) -> Generator[Stage, Non
             forward = gemma if run.batch_guidance is False else partial(hidden_states_of_tail, gemma)
             states[name] = forward(one.input_ids, one.attention_mask)
             mx.eval(states[name])
+        del gemma, forward  # a name left behind would keep the weights in memory
 
     contexts: dict[str, Context] = {}
     with run.models.use("embeddings_processor") as processor:
         for name, one in tokens.items():
             contexts[name] = Context(*processor(states.pop(name), one.attention_mask))
             mx.eval(contexts[name].video, contexts[name].audio, contexts[name].mask)
+        del processor
     yield Stage("context", {f"{n}.{k}": getattr(c, k) for n, c in contexts.items() for k in ("video", "audio", "mask")})
     return contexts
 
@@ -137,12 +139,14 @@ def decode(run: Run, video: mx.array, audio: mx.array) -> Iterator[Stage]:
         for chunk in tiled_decode(decoder, video, TilingConfig.default()):
             pixels = chunk[0]  # (n, H, W, 3)
             yield Stage("frames", {"frames": to_uint8(pixels)}, values={"pixels": pixels})
+        del decoder, chunk, pixels
     if run.sound is not None:
         yield Stage("waveform", {"audio": mx.array(run.sound.waveform)}, values={"sample_rate": rate})
         return
     with run.models.use("audio_decoder") as decoder:
         mel = decoder(audio)
         mx.eval(mel)
+        del decoder
     with run.models.use("vocoder") as vocoder:
         waveform = vocoder(mel)[0].astype(mx.float32).T  # (channels, samples)
         mx.eval(waveform)
