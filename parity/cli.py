@@ -108,15 +108,27 @@ def _capture(args: argparse.Namespace) -> int:
 
 
 def _report_options(verb: argparse.ArgumentParser) -> None:
-    verb.add_argument("results", type=Path, help="results.json of a run")
-    verb.add_argument("-o", "--output", type=Path, help="the page (default: report.html beside the results)")
+    from parity.report_command import add_report_arguments
+
+    add_report_arguments(verb)
 
 
 def _report(args: argparse.Namespace) -> int:
-    from parity.report import build_report
+    from parity.report_command import run_report
 
-    _print(args, {"report": str(build_report(args.results, args.output))}, "open it in a browser")
-    return 0
+    return run_report(args)
+
+
+def _history_options(verb: argparse.ArgumentParser) -> None:
+    from parity.report_command import add_history_arguments
+
+    add_history_arguments(verb)
+
+
+def _history(args: argparse.Namespace) -> int:
+    from parity.report_command import run_history
+
+    return run_history(args)
 
 
 def _fidelity_options(verb: argparse.ArgumentParser) -> None:
@@ -146,14 +158,24 @@ def _arbitrate(args: argparse.Namespace) -> int:
 def _gate_options(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--verdict", type=Path, help="verdict.json (default: the one dispatch reads)")
     verb.add_argument("--checkpoint", type=Path, metavar="DIR", help="the checkpoint it must hold for (default: tiny)")
+    from parity.report_command import add_gate_arguments
+
+    add_gate_arguments(verb)
 
 
 def _gate(args: argparse.Namespace) -> int:
     from ltx_native import verdict as verdicts
     from ltx_native.checkpoint import Checkpoint
+    from parity.report_command import run_gate_check, run_promote
 
+    if args.promote:
+        return run_promote(args)
+    if args.check and args.checkpoint is None:
+        return run_gate_check(args)
     paths = _checkpoint(args)
     opened = Checkpoint.open(str(paths.model), str(paths.gemma), str(paths.upsampler) if paths.upsampler else None)
+    if args.check:
+        return run_gate_check(args, opened.fingerprint())
     verdict = verdicts.load_verdict(args.verdict)
     usable, reasons = verdicts.judge(verdict, verdicts.current_fingerprints(opened.fingerprint()))
     engine = "native" if usable else "bridge"
@@ -248,6 +270,7 @@ VERBS: dict[str, Verb] = {
     ),
     "gate": ("say which engine the verdict puts in force", "parity gate", _gate_options, _gate),
     "report": ("make the page of a run again", "parity report reports/fox/results.json", _report_options, _report),
+    "history": ("one page of all promoted verdicts", "parity history", _history_options, _history),
     "cache": ("list, verify or prune kept captures", "parity cache list", _cache_options, _cache_verb),
 }
 

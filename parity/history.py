@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
-from ltx_native.verdict import file_sha256, load_verdict
+from ltx_native.verdict import Verdict, file_sha256, load_verdict
 from parity.badge import write_badge
 from parity.report.build import ReportError, read_results, template_environment, write_text
 from parity.report.plots import Plot, colour, drawing, label, legend, log_axis, raised, to_svg
@@ -40,38 +40,51 @@ class Entry:
     numbers: Mapping[str, Any]
 
 
-def promote(run: Path, promoted: Path) -> Path:
-    """Make the verdict of a run folder the one in force and add it to the history; returns the new entry's folder.
+def promote(verdict_path: Path, promoted: Path) -> Path:
+    """Make a verdict the one in force, with the results it rests on, and add it to the history; the new entry's folder.
 
-    Raises `HistoryError` when the run has no sound verdict or its results are not those the verdict was given on.
+    Raises `HistoryError` when the verdict is not sound or its results are not those it was given on.
     """
-    verdict = load_verdict(run / "verdict.json")
+    verdict = load_verdict(verdict_path)
     if verdict.problem:
         raise HistoryError(f"{verdict.problem}; expected a run that was judged; run the comparison again")
-    behind = verdict.evidence.get("results") or {}
-    if behind.get("path") != "results.json" or not (run / "results.json").is_file():
-        raise HistoryError(f"{run}: no results.json behind the verdict; run the comparison again")
-    if file_sha256(run / "results.json") != behind.get("sha256"):
-        raise HistoryError(f"{run / 'results.json'} was altered after the verdict; run the comparison again")
-    content = json.loads((run / "verdict.json").read_text(encoding="utf-8"))
+    relative = _results_path(verdict)
+    results = verdict_path.parent / relative
     try:
-        numbers = digest(read_results(run / "results.json"))
+        numbers = digest(read_results(results))
     except (ReportError, KeyError) as error:
-        raise HistoryError(f"{run}: results that cannot be promoted ({error})") from error
+        raise HistoryError(f"{results}: results that cannot be promoted ({error})") from error
+    content = json.loads(verdict_path.read_text(encoding="utf-8"))
     stamp = str(content["created"]).replace(":", "").replace("+0000", "Z").replace("-", "")
     folder = promoted / ENTRIES / f"{stamp}-{str(content.get('commit') or 'no-commit')[:12]}"
     if folder.exists():
         raise HistoryError(f"{folder.name} was promoted before; nothing was changed")
     folder.mkdir(parents=True)
     write_text(folder / "summary.json", json.dumps(numbers, indent=1, sort_keys=True) + "\n")
-    shutil.copyfile(run / "verdict.json", folder / "verdict.json")
+    shutil.copyfile(verdict_path, folder / "verdict.json")
     # Results first: a verdict must never stand beside results that are not its own.
-    for name in ("results.json", "verdict.json"):
-        partial = promoted / f".{name}.partial"
-        shutil.copyfile(run / name, partial)
-        partial.replace(promoted / name)
+    for source, name in ((results, relative), (verdict_path, Path("verdict.json"))):
+        target = promoted / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        partial = target.with_name(f".{target.name}.partial")
+        shutil.copyfile(source, partial)
+        partial.replace(target)
     write_badge(promoted / "badge.svg", verdict.verdict)
     return folder
+
+
+def _results_path(verdict: Verdict) -> Path:
+    """Where the results lie, seen from the verdict; they must be there, unaltered."""
+    behind = verdict.evidence.get("results") or {}
+    relative = Path(str(behind.get("path") or ""))
+    if not relative.name or relative.is_absolute() or ".." in relative.parts:
+        raise HistoryError(f"{verdict.path}: results at {behind.get('path')!r}, expected a path below the verdict's folder")
+    results = verdict.path.parent / relative
+    if not results.is_file():
+        raise HistoryError(f"{results}: the results behind the verdict are gone; run the comparison again")
+    if file_sha256(results) != behind.get("sha256"):
+        raise HistoryError(f"{results} was altered after the verdict; run the comparison again")
+    return relative
 
 
 def load_history(promoted: Path) -> list[Entry]:
@@ -93,7 +106,9 @@ def write_history(promoted: Path, output: Path) -> Path:
     """One self-contained page of all promoted runs. Raises `HistoryError` when there are none."""
     entries = load_history(promoted)
     if not entries:
-        raise HistoryError(f"{promoted / ENTRIES}: no promoted run; promote one first: parity gate --promote RUN")
+        raise HistoryError(
+            f"{promoted / ENTRIES}: no promoted run; promote one first: parity gate --promote reports/verdict.json"
+        )
     style = Path(__file__).parent / "report" / "templates" / "report.css"
     page = template_environment().get_template("history.html.j2")
     write_text(

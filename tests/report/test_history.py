@@ -38,8 +38,8 @@ def seal(folder: Path, verdict: dict[str, Any]) -> Path:
 
 def test_a_promoted_verdict_is_whole_and_in_the_history(tmp_path: Path) -> None:
     promoted = tmp_path / "promoted"
-    promote(run(tmp_path / "one", "2026-01-01T10:00:00+00:00"), promoted)
-    promote(run(tmp_path / "two", "2026-01-02T10:00:00+00:00", failing=2), promoted)
+    promote(run(tmp_path / "one", "2026-01-01T10:00:00+00:00") / "verdict.json", promoted)
+    promote(run(tmp_path / "two", "2026-01-02T10:00:00+00:00", failing=2) / "verdict.json", promoted)
     assert verdicts.load_verdict(promoted / "verdict.json").verdict == "fail"
     assert not verdicts._evidence_problems(verdicts.load_verdict(promoted / "verdict.json"))
     entries = load_history(promoted)
@@ -58,21 +58,35 @@ def test_what_is_not_sound_is_not_promoted(tmp_path: Path) -> None:
     content = json.loads((folder / "verdict.json").read_text())
     (folder / "verdict.json").write_text(json.dumps(content | {"verdict": "pass", "reasons": ["edited"]}))
     with pytest.raises(HistoryError, match="altered"):
-        promote(folder, promoted)
+        promote(folder / "verdict.json", promoted)
     with pytest.raises(HistoryError, match="no verdict"):
-        promote(tmp_path / "nothing", promoted)
+        promote(tmp_path / "nothing.json", promoted)
     folder = run(tmp_path / "other", "2026-01-01T10:00:00+00:00")
     (folder / "results.json").write_text((folder / "results.json").read_text() + " ")
     with pytest.raises(HistoryError, match="altered"):
-        promote(folder, promoted)
+        promote(folder / "verdict.json", promoted)
     assert not promoted.exists()
+
+
+def test_results_below_the_verdict_keep_their_place(tmp_path: Path) -> None:
+    folder = run(tmp_path / "reports", "2026-01-01T10:00:00+00:00")
+    (folder / "demo").mkdir()
+    (folder / "results.json").rename(folder / "demo" / "results.json")
+    content = json.loads((folder / "verdict.json").read_text())
+    content["evidence"]["results"]["path"] = "demo/results.json"
+    promote(seal(folder, content) / "verdict.json", tmp_path / "promoted")
+    found = verdicts.load_verdict(tmp_path / "promoted" / "verdict.json")
+    assert verdicts.judge(found, found.fingerprints) == (True, ())
+    content["evidence"]["results"]["path"] = "../results.json"
+    with pytest.raises(HistoryError, match="below the verdict"):
+        promote(seal(folder, content) / "verdict.json", tmp_path / "other")
 
 
 def test_promoting_twice_and_broken_entries_are_refused(tmp_path: Path) -> None:
     folder, promoted = run(tmp_path / "run", "2026-01-01T10:00:00+00:00"), tmp_path / "promoted"
-    entry = promote(folder, promoted)
+    entry = promote(folder / "verdict.json", promoted)
     with pytest.raises(HistoryError, match="before"):
-        promote(folder, promoted)
+        promote(folder / "verdict.json", promoted)
     (entry / "summary.json").write_text("{")
     with pytest.raises(HistoryError, match=entry.name):
         load_history(promoted)
