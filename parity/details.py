@@ -17,9 +17,9 @@ from parity.align import Alignment
 from parity.bounds import Bounds
 from parity.compare import Row, spread
 from parity.localise import Finding, own_error, row_bound
-from parity.measure_case import Replay, tensors
+from parity.measure_case import Masks, Replay, tensors
 from parity.metrics import along_axis
-from parity.sites import compared_outputs, component_of, mask_key
+from parity.sites import compared_outputs, component_of
 from parity.trace import Key, Trace
 
 Array = npt.NDArray[Any]
@@ -92,18 +92,21 @@ def collect_details(
     for position in wanted:
         by_key.setdefault(rows[position].key, []).append(position)
     found: dict[int, dict[str, Any]] = {}
+    masks = Masks(reference)
     for record, partner in alignment.pairs:
         positions = by_key.get(record.key)
         if not positions:
             continue
         theirs = tensors(reference, record.outputs, record.key.site)
         replayed = replay(record)
-        ours = replayed if isinstance(replayed, dict) else tensors(native, partner.outputs)
+        ours = replayed if isinstance(replayed, dict) else tensors(native, partner.outputs) if partner else {}
         paths = compared_outputs(record, list(theirs))
         for position in positions:
             output = rows[position].output
             expected, given = theirs.get(output), ours.get(paths.get(output, output))
-            mask = _mask(reference, record.key, expected)
+            mask = masks.of(record.key)
+            if expected is None or mask is None or mask.shape != expected.shape[: mask.ndim]:
+                mask = None
             detail = site_details(record.key.site, given, expected, mask)
             found[position] = {"row": position, "local": isinstance(replayed, dict), **detail}
     return [found.get(i, {"row": i, "local": False, "problem": "its tensors were not found again"}) for i in wanted]
@@ -136,16 +139,6 @@ def site_details(site: str, native: Array | None, reference: Array | None, mask:
         "worst": _worst(ours, theirs, difference),
         "images": _images(ours, theirs, difference, names),
     }
-
-
-def _mask(trace: Trace, key: Key, tensor: Array | None) -> Array | None:
-    wanted = mask_key(key)
-    if wanted is None or tensor is None or tensor.ndim < 2:
-        return None
-    record = next((record for record in trace.records if record.key == wanted), None)
-    leaf = record.inputs.get("attention_mask") if record else None
-    mask = trace.tensor(leaf).astype(bool) if leaf and "tensor" in leaf else None
-    return mask if mask is not None and mask.shape == tensor.shape[:2] else None
 
 
 def _profiles(native: Array, reference: Array, names: Sequence[str]) -> Iterator[dict[str, Any]]:

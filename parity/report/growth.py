@@ -23,7 +23,7 @@ def growth(rows: Rows, case: Mapping[str, Any], name: str, latent_limit: float |
     steps = [step for step in rows.columns["step"] if step is not None]
     if len(set(steps)) > 1:
         plots.append(_along_the_steps(rows, case, f"{name}-steps", latent_limit))
-    blocks = {unit for unit in rows.unit if unit.isdigit()}
+    blocks = {unit for unit, total in zip(rows.unit, rows.total, strict=True) if unit.isdigit() and not np.isnan(total)}
     if len(blocks) > 1:
         plots.append(_through_the_blocks(rows, f"{name}-blocks"))
     return plots
@@ -41,6 +41,8 @@ def _along_the_run(rows: Rows, name: str) -> Plot:
     with drawing(10.6, 3.0, bottom=0.62) as (figure, (plot,)):
         for name_, values, kind in (("total", rows.total, "difference"), ("local", rows.local, "native")):
             shown = _binned(values, bins)
+            if np.isnan(shown).all():
+                continue
             plot.plot(
                 x, np.where(np.isnan(shown), np.nan, raised(shown, LEAST)), color=colour(kind), label=name_, linewidth=1.1
             )

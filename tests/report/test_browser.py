@@ -234,3 +234,42 @@ def test_a_production_run_builds_opens_and_filters_in_time(open_page: Any, tmp_p
             break
     print("\n".join(told))
     assert min(times) <= 2000, told
+
+
+def test_several_cases_are_shown_one_at_a_time_and_walked_as_one(open_page: Any, tmp_path: Path) -> None:
+    """The second case holds the failing rows, a third could not be compared at all."""
+    content = synthetic.results(blocks=3, steps=2, failing=0, hostile=False)
+    broken = synthetic.results(blocks=3, steps=2, failing=2, hostile=False)["cases"][0]
+    empty = {
+        **content["cases"][0],
+        "name": "empty",
+        "rows": [],
+        "details": [],
+        "coverage": None,
+        "end_to_end": [],
+        "problem": "gone",
+    }
+    content["cases"] = [content["cases"][0], {**broken, "name": "second"}, empty]
+    content.update(verdict="fail", reasons=["second is off"])
+    opened = open_page(build_report(synthetic.write_run(tmp_path, content, media=False)))
+    page = opened.page
+    assert page.locator("section.case:visible").count() == 1
+    assert page.text_content("section.case:visible h2").startswith("second"), "the case with the failure is shown first"
+    page.locator(".case-button").nth(0).click()
+    assert page.evaluate("document.getElementById('growth').closest('section').dataset.case") == "0", "links follow the case"
+    page.keyboard.press("j")
+    assert page.text_content("section.case:visible h2").startswith("second")
+    assert page.evaluate("location.hash").startswith("#site=1:")
+    page.locator(".case-button").nth(2).click()
+    assert "Not compared." in page.text_content("section.case:visible")
+    assert opened.complaints == []
+
+
+def test_a_passing_run_has_no_failing_site_to_walk_to(open_page: Any, tmp_path: Path) -> None:
+    content = synthetic.results(blocks=2, steps=2, failing=0, hostile=False)
+    opened = open_page(build_report(synthetic.write_run(tmp_path, content, media=False)))
+    assert opened.page.title().startswith("PASS")
+    assert opened.page.locator("#go").count() == 0
+    opened.page.keyboard.press("j")
+    assert opened.page.text_content("#status") == "No site is out of bound."
+    assert opened.complaints == []

@@ -59,6 +59,18 @@ def test_what_was_not_measured_is_said(tmp_path: Path) -> None:
     assert "no tensor was compared" in html
 
 
+def test_a_run_in_bfloat16_has_local_errors_and_floors_only(tmp_path: Path) -> None:
+    content = small()
+    case = content["cases"][0]
+    names = [*case["columns"], "floor"]
+    total, bound = names.index("total"), names.index("bound")
+    case["rows"] = [[*row[:total], None, *row[total + 1 :], (row[bound] or 0) / 2] for row in case["rows"]]
+    case.update(columns=names, dtype="bfloat16", end_to_end=[], media={})
+    html = build(tmp_path, content)
+    assert "floor: reference against itself" in html
+    assert "largest total –" in html
+
+
 def test_no_case_at_all(tmp_path: Path) -> None:
     html = build(tmp_path, small(cases=[], verdict="inconclusive", reasons=["no case was compared"]))
     assert "no case was compared" in html
