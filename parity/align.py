@@ -53,8 +53,8 @@ class Alignment:
         )
 
 
-def align(reference: Iterable[Record], native: Iterable[Record]) -> Alignment:
-    """Pair records by their key (site, stage, step, guidance pass, call).
+def align(reference: Iterable[Record], native: Iterable[Record], mode: str = "") -> Alignment:
+    """Pair records by their key (site, stage, step, guidance pass, call); ``mode`` says what the reference does not make.
 
     Raises `ValueError` when one side holds a key twice, because then a pair would be a guess.
     """
@@ -72,7 +72,7 @@ def align(reference: Iterable[Record], native: Iterable[Record]) -> Alignment:
             unmatched.append(record)
         else:
             pairs.append((record, partner))
-    left = tuple(record for record in natives.values() if not native_only(record.key.site))
+    left = tuple(record for record in natives.values() if not native_only(record.key.site, mode))
     return Alignment(tuple(pairs), tuple(skipped), tuple(unmatched), left)
 
 

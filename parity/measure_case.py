@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 
 from parity.align import Alignment
@@ -13,7 +12,7 @@ from parity.compare import Row, Sides, compare_pair
 from parity.gate import TensorPolicy
 from parity.metrics import measure
 from parity.results import EndToEnd
-from parity.sites import component_of, mask_key, to_native_layout
+from parity.sites import component_of, mask_key, native_only, to_native_layout
 from parity.trace import Key, Record, Trace, Tree, leaves
 
 Array = npt.NDArray[Any]
@@ -78,12 +77,14 @@ class Masks:
 
 
 def end_to_end(
-    reference: Trace, native: Trace, media: Mapping[str, tuple[Array, Array]], policy: TensorPolicy
+    reference: Trace, native: Trace, media: Mapping[str, tuple[Array, Array]], policy: TensorPolicy, mode: str = ""
 ) -> tuple[EndToEnd, ...]:
     """Final latents (rel_l2), frames in [0, 1] and waveform (max_abs). ``media`` maps names to (native, reference)."""
     found = []
     for modality in ("video", "audio"):
         site = f"latent.{modality}"
+        if native_only(site, mode):
+            continue
         ours, theirs = native.site(site), reference.site(site)
         if not ours or len(ours) != len(theirs):
             return ()
@@ -93,14 +94,10 @@ def end_to_end(
         if name not in media:
             return ()
         ours_array, theirs_array = media[name]
-        found.append(EndToEnd(name, "max_abs", measure(*_same_shape(ours_array, theirs_array)).max_abs, bound))
+        found.append(EndToEnd(name, "max_abs", measure(ours_array, theirs_array).max_abs, bound))
     return tuple(found)
 
 
 def _only(trace: Trace, record: Record, site: str | None) -> Array:
     (array,) = tensors(trace, record.outputs, site).values()
     return array
-
-
-def _same_shape(native: Array, reference: Array) -> tuple[Array, Array]:
-    return np.asarray(native, np.float32), np.asarray(reference, np.float32)

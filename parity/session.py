@@ -74,7 +74,7 @@ class Session:
         ran = time.perf_counter()
         self._say(f"{case.name}: comparing …")
         rows = measure_pairs(
-            alignment := align(reference.records, native.trace.records),
+            alignment := align(reference.records, native.trace.records, case.mode),
             reference,
             native.trace,
             Replayer(native.modules, reference, functions=self._functions()),
@@ -86,7 +86,7 @@ class Session:
             coverage=alignment.coverage(),
             rows=tuple(rows),
             finding=first_guilty(rows, self.bounds, self.policy.wiring),
-            end_to_end=end_to_end(reference, native.trace, _media(reference, native), self.policy),
+            end_to_end=end_to_end(reference, native.trace, _media(reference, native), self.policy, case.mode),
             media=self._write_media(case, native, reference_video),
             timings={
                 "reference_s": captured - start,
@@ -183,7 +183,7 @@ def _media(reference: Trace, native: NativeRun) -> dict[str, tuple[Array, Array]
     if not frames or len(waveforms) != 1:
         return {}
     return {
-        "frames": (native.frames / np.float32(255), np.concatenate(frames) / np.float32(255)),
+        "frames": (native.frames / 255.0, np.concatenate(frames) / 255.0),
         "waveform": (native.waveform, waveforms[0]),
     }
 

@@ -54,7 +54,6 @@ class NativeRecorder:
     modules: Modules = field(default_factory=dict)
     stage: str = "stage_1"
     step: int | None = None
-    _steps: int = 0
     _forwards: int = 0
     _pending: list[tuple[str, str, Mapping[str, Any], Any]] = field(default_factory=list)
     _waiting: list[_Call] = field(default_factory=list)
@@ -118,7 +117,6 @@ class NativeRecorder:
     def _on_schedule(self, stage: Stage) -> None:
         self.stage = str(stage.values.get("stage", self.stage))
         self.value("schedule", stage.tensors["sigmas"])
-        self._steps = int(stage.tensors["sigmas"].shape[0]) - 1
 
     def _on_state(self, stage: Stage) -> None:
         names = ("latent", "positions", "denoise_mask", "clean_latent")
@@ -142,7 +140,8 @@ class NativeRecorder:
         self._on_substep(stage)
         self._values(stage, (("sampler", "latent"),))
         assert stage.step is not None
-        self.step = stage.step + 1 if stage.step + 1 < self._steps else None
+        # res_2s evaluates once more after its last step; the reference counts that as one more step, too.
+        self.step = stage.step + 1
 
     def _values(self, stage: Stage, sites: tuple[tuple[str, str], ...]) -> None:
         for site, key in sites:
