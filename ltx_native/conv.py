@@ -1,6 +1,7 @@
 """Channels-last convolutions, norms and activations of the three convolution networks, under the official argument names."""
 
 import math
+from collections.abc import Callable
 from itertools import product
 
 import mlx.core as mx
@@ -8,12 +9,12 @@ import mlx.nn as nn
 
 from ltx_native.activations import silu
 
-PIECE_BYTES = 32 * 2**20  # of the spread-out input of one piece of a 3-D convolution on a CPU
+PIECE_BYTES = 32 * 2**20  # what a CPU works on at a time: input of an activation, spread-out input of a 3-D convolution
 
 
 class SiLU(nn.Module):
     def __call__(self, input: mx.array) -> mx.array:
-        return silu(input)
+        return in_pieces(silu, input)
 
 
 class PixelNorm(nn.Module):
@@ -22,7 +23,7 @@ class PixelNorm(nn.Module):
         self.eps = eps
 
     def __call__(self, x: mx.array) -> mx.array:
-        return mx.fast.rms_norm(x, None, self.eps)
+        return in_pieces(lambda piece: mx.fast.rms_norm(piece, None, self.eps), x)
 
 
 class GroupNorm(nn.GroupNorm):
@@ -83,6 +84,25 @@ class Conv3d(nn.Module):
         return conv3d(input, self.weight, self.padding) + self.bias
 
 
+def on_cpu() -> bool:
+    return mx.default_device().type == mx.DeviceType.cpu
+
+
+def in_pieces(function: Callable[[mx.array], mx.array], x: mx.array) -> mx.array:
+    """function(x) for one that leaves axis 1 alone; on a CPU a large x goes through it piece by piece.
+
+    MLX allocates for all operations of a graph before it has computed the first.
+    """
+    step = max(1, PIECE_BYTES * x.shape[1] // max(1, x.nbytes))
+    if not on_cpu() or step >= x.shape[1]:
+        return function(x)
+    out = mx.zeros(x.shape, dtype=x.dtype)
+    for start in range(0, x.shape[1], step):
+        out[:, start : start + step] = function(x[:, start : start + step])
+        mx.eval(out)
+    return out
+
+
 def conv1d_dilated(x: mx.array, weight: mx.array, padding: int, dilation: int) -> mx.array:
     """Dilated convolution as `dilation` interleaved plain ones: MLX's CPU backend has no fast path for dilation."""
     if dilation == 1:
@@ -110,7 +130,7 @@ def conv1d_transposed(x: mx.array, weight: mx.array, stride: int, padding: int) 
 
 def conv3d(x: mx.array, weight: mx.array, padding: tuple[int, int, int]) -> mx.array:
     """Stride 1. MLX's CPU backend unfolds 27 copies of the input; there, shifted matrix products over 3 copies do it."""
-    if mx.default_device().type == mx.DeviceType.cpu:
+    if on_cpu():
         clips = [_conv3d_by_matmul(one[None], weight, padding) for one in x]
         return clips[0] if len(clips) == 1 else mx.concatenate(clips)
     return mx.conv3d(x, weight, padding=padding)
@@ -148,5 +168,5 @@ def _conv3d_by_matmul(x: mx.array, weight: mx.array, padding: tuple[int, int, in
         stop = min(start + step, frames)
         out[:, start:stop] = piece(start, stop - start)
         if step < frames:
-            mx.eval(out)  # or MLX would allocate for all pieces before it has computed the first
+            mx.eval(out)
     return out

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from mlx.utils import tree_flatten
 
+from ltx_native import conv
 from ltx_native.video_vae import (
     SpatialTilingConfig,
     TemporalTilingConfig,
@@ -64,6 +65,15 @@ def test_decoder_looks_ahead(decoder: VideoDecoder) -> None:
     z = normal(1, 3, 1, 1, 16)
     changed = mx.concatenate([z[:, :2], z[:, 2:] + 1], axis=1)
     assert rel_l2(decoder(changed)[:, :9], decoder(z)[:, :9]) > 1e-3
+
+
+def test_small_pieces_change_nothing(monkeypatch: pytest.MonkeyPatch, decoder: VideoDecoder, encoder: VideoEncoder) -> None:
+    z, x = normal(2, 3, 2, 2, 16), normal(2, 9, 32, 64, 3)
+    decoded, encoded = decoder(z), encoder(x)
+    mx.eval(decoded, encoded)
+    monkeypatch.setattr(conv, "PIECE_BYTES", 2000)
+    assert rel_l2(decoder(z), decoded) < 1e-6
+    assert rel_l2(encoder(x), encoded) < 1e-6
 
 
 def test_batches_do_not_mix(decoder: VideoDecoder, encoder: VideoEncoder) -> None:
