@@ -16,7 +16,7 @@ import numpy as np
 SHAPES: Final = ("circle", "square", "triangle", "cross")
 COLOURS: Final[dict[str, tuple[float, float, float]]] = {
     "red": (0.90, 0.10, 0.10),
-    "green": (0.10, 0.65, 0.15),
+    "green": (0.10, 0.80, 0.20),
     "blue": (0.15, 0.20, 0.90),
     "yellow": (0.95, 0.85, 0.10),
     "cyan": (0.10, 0.80, 0.90),
@@ -31,7 +31,7 @@ MOTIONS: Final[dict[str, tuple[float, float]]] = {  # unit direction (x right, y
 }
 BACKGROUNDS: Final[dict[str, tuple[float, float, float]]] = {
     "black": (0.05, 0.05, 0.05),
-    "gray": (0.50, 0.50, 0.50),
+    "gray": (0.30, 0.30, 0.30),
     "white": (0.95, 0.95, 0.95),
 }
 ATTRIBUTES: Final = ("shape", "colour", "motion", "background")
@@ -67,6 +67,12 @@ class Caption:
     @property
     def text(self) -> str:
         return f"a {self.colour} {self.shape} {self.motion} on a {self.background} background"
+
+    @property
+    def contrast(self) -> float:
+        """The largest difference of a colour channel between shape and background."""
+        pairs = zip(COLOURS[self.colour], BACKGROUNDS[self.background], strict=True)
+        return max(abs(shape - ground) for shape, ground in pairs)
 
     def swap(self, attribute: str, value: str) -> Caption:
         """The same caption with one attribute changed."""

@@ -11,7 +11,24 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-ORDER = ("video", "prepare", "transformer", "decoder", "audio", "vocoder", "upsampler", "clip", "export")
+# The transformer learns on the first encoder's latents and goes on with the refined one's.
+ORDER = (
+    "video",
+    "prepare",
+    "transformer",
+    "decoder",
+    "refine",
+    "prepare",
+    "transformer-refine",
+    "palette",
+    "prepare",
+    "transformer-palette",
+    "audio",
+    "vocoder",
+    "upsampler",
+    "clip",
+    "export",
+)
 
 
 def stages(state: Path, out: Path, until: float | None) -> dict[str, Callable[[], object]]:
@@ -22,6 +39,10 @@ def stages(state: Path, out: Path, until: float | None) -> dict[str, Callable[[]
         "video": lambda: video_vae.train(state, until),
         "prepare": lambda: prepare.prepare(state),
         "transformer": lambda: transformer.train(state, until),
+        "transformer-refine": lambda: transformer.train(state, until, "transformer_refine"),
+        "transformer-palette": lambda: transformer.train(state, until, "transformer_palette"),
+        "palette": lambda: video_vae.train_refine(state, until, "video_palette"),
+        "refine": lambda: video_vae.train_refine(state, until),
         "decoder": lambda: video_vae.train_decoder(state, until),
         "audio": lambda: audio.train_decoder(state, prepare.audio_statistics(state), until),
         "vocoder": lambda: audio.train_vocoder(state, until),
@@ -34,7 +55,7 @@ def stages(state: Path, out: Path, until: float | None) -> dict[str, Callable[[]
 def main(argv: list[str] | None = None) -> int:
     """Run the named stages in the order of the recipe."""
     parser = argparse.ArgumentParser(prog="python -m parity.world.train", description=__doc__)
-    parser.add_argument("stage", nargs="+", choices=[*ORDER, "all"], help="what to run; `all` runs everything")
+    parser.add_argument("stage", nargs="+", choices=[*dict.fromkeys(ORDER), "all"], help="what to run; `all` runs everything")
     parser.add_argument("--state", type=Path, required=True, help="folder of the resumable state and the caches")
     parser.add_argument("--out", type=Path, help="folder to export to (stage export)")
     parser.add_argument("--minutes", type=float, help="stop each training stage after this time; resume later")

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import atexit
 import json
+import shutil
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -25,22 +28,27 @@ Generate = Callable[[str, int], tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]
 def official(checkpoint: Path, gemma: Path, steps: int, cfg: float, frames: int, side: int) -> Generate:
     """The official pipeline as a function of prompt and noise seed, patched to run in fp32 without a GPU.
 
-    It fixes bfloat16 as its precision in several places, so the name itself has to mean float32 while it is imported;
-    nothing may be saved from this process afterwards.
+    It fixes bfloat16 as its precision in several places, so the name itself has to mean float32 from here on, and no
+    bfloat16 file can be read or written any more: the weights go through a float32 copy, their values unchanged.
     """
-    import safetensors.torch  # noqa: F401  (maps the file's dtypes before the name changes its meaning)
+    from safetensors import safe_open
+    from safetensors.torch import save_file
+    from transformers import Gemma3ForConditionalGeneration
 
     set_gemma_sizes()
+    model = Gemma3ForConditionalGeneration.from_pretrained(gemma, dtype=torch.float32).eval()
+    wide = Path(tempfile.mkdtemp(prefix="world-")) / checkpoint.name
+    atexit.register(shutil.rmtree, wide.parent)
+    with safe_open(checkpoint, "pt") as file:
+        save_file({key: file.get_tensor(key).float() for key in file.keys()}, wide, metadata=file.metadata())  # noqa: SIM118
     torch.bfloat16 = torch.float32
     torch.cuda.synchronize = lambda *_args, **_kwargs: None
     from ltx_core.components.guiders import MultiModalGuiderParams
     from ltx_core.text_encoders.gemma import GemmaTextEncoder
     from ltx_core.text_encoders.gemma.tokenizer import LTXVGemmaTokenizer
     from ltx_pipelines.ti2vid_one_stage import TI2VidOneStagePipeline
-    from transformers import Gemma3ForConditionalGeneration
 
-    pipeline = TI2VidOneStagePipeline(str(checkpoint), str(gemma), [], device=torch.device("cpu"))
-    model = Gemma3ForConditionalGeneration.from_pretrained(gemma, dtype=torch.float32).eval()
+    pipeline = TI2VidOneStagePipeline(str(wide), str(gemma), [], device=torch.device("cpu"))
     encoder = GemmaTextEncoder(model, LTXVGemmaTokenizer(str(gemma), 1024), None, torch.float32)
     pipeline.model_ledger.text_encoder = lambda: encoder
     params = MultiModalGuiderParams(

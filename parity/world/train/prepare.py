@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import sys
 import time
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from parity.world.render import render_batch
@@ -21,11 +23,27 @@ from parity.world.train.transformer import token_features
 from parity.world.train.video_vae import VideoVae, to_video, trained
 
 
-def save(path: Path, tensors: dict[str, torch.Tensor]) -> None:
-    """Under a temporary name, then renamed."""
+def save(path: Path, tensors: dict[str, torch.Tensor], made_by: str = "") -> None:
+    """Under a temporary name, then renamed; `made_by` is the encoder's fingerprint."""
     temporary = path.with_suffix(".tmp")
-    save_file({k: v.contiguous() for k, v in tensors.items()}, temporary)
+    save_file({k: v.contiguous() for k, v in tensors.items()}, temporary, metadata={"made_by": made_by})
     os.replace(temporary, path)
+
+
+def fresh(path: Path, made_by: str) -> bool:
+    """Is the cache there, and from this encoder?"""
+    if not path.exists():
+        return False
+    with safe_open(path, "pt") as file:
+        return bool((file.metadata() or {}).get("made_by") == made_by)
+
+
+def fingerprint(encoder: torch.nn.Module) -> str:
+    """SHA-256 of the encoder's weights: its latents are worth keeping as long as it is the same."""
+    digest = hashlib.sha256()
+    for name, param in sorted(encoder.named_parameters()):
+        digest.update(name.encode() + param.detach().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def trained_vae(folder: Path, *, statistics: bool = True) -> VideoVae:
@@ -101,15 +119,16 @@ def prepare(folder: Path) -> None:
     captions, _ = split()
     if not (folder / "features.safetensors").exists():
         save(folder / "features.safetensors", text_features(folder, [c.text for c in captions] + [""]))
-    if not (folder / "video_statistics.safetensors").exists():
+    made_by = fingerprint(trained_vae(folder, statistics=False).encoder)
+    if not fresh(folder / "video_statistics.safetensors", made_by):
         probe = encode(folder, captions, 9, 64, 2, 10, statistics=False)
-        save(folder / "video_statistics.safetensors", statistics_of(probe["video"]))
         save(folder / "audio_statistics.safetensors", statistics_of(probe["audio"]))
+        save(folder / "video_statistics.safetensors", statistics_of(probe["video"]), made_by)
     for (frames, side), each in STAGES["transformer"]["cache"]:
         path = folder / f"latents_{frames}x{side}.safetensors"
-        if not path.exists():
+        if not fresh(path, made_by):
             tensors = encode(folder, captions, frames, side, each, 11, statistics=True)
-            save(path, {k: v.bfloat16() if v.is_floating_point() else v for k, v in tensors.items()})
+            save(path, {k: v.bfloat16() if v.is_floating_point() else v for k, v in tensors.items()}, made_by)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from parity.world.train.audio import latent_frames
 from parity.world.train.prepare import text_features, trained_vae
 from parity.world.train.recipe import STAGES, TRANSFORMER
 from parity.world.train.state import Stage, without_gradients
-from parity.world.train.transformer import TextToVideo, modality, positions
+from parity.world.train.transformer import PASSES, TextToVideo, modality, positions
 from parity.world.train.video_vae import VideoVae
 
 
@@ -38,10 +38,13 @@ def rounded(module: torch.nn.Module) -> torch.nn.Module:
     return module
 
 
-def trained_transformer(folder: Path, name: str = "transformer") -> TextToVideo:
-    """The stage's averaged weights, rounded."""
+def trained_transformer(folder: Path) -> TextToVideo:
+    """The averaged weights of the last transformer stage that has begun, rounded."""
+    names = [n for n in PASSES if (folder / f"{n}.safetensors").exists()]
+    if not names:
+        raise FileNotFoundError(f"{folder}: no state of the transformer; run the stage `transformer` first")
     net = TextToVideo(TRANSFORMER)
-    Stage(name, net, STAGES[name], folder).use_average()
+    Stage(names[-1], net, STAGES[names[-1]], folder).use_average()
     rounded(net)
     return net.eval()
 

@@ -13,9 +13,11 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
+from parity.world.scene import split
 from parity.world.train.recipe import FPS, GEMMA, SEED, STAGES, TRANSFORMER
 from parity.world.train.state import Stage, without_gradients
 
+PASSES = ("transformer", "transformer_refine", "transformer_palette")  # each goes on from the one before
 LENGTH = 1024  # the official pipelines' token length
 
 
@@ -197,6 +199,9 @@ class Trainer:
         sizes: Sequence[Sequence[int]] = [size for size, _ in config["mix"]]
         self.caches = [Cache.load(folder / f"latents_{f}x{s}.safetensors", f, s) for f, s in sizes]
         self.share = [share for _, share in config["mix"]]
+        # A pale shape on gray makes a weaker latent; its error counts for more.
+        contrast = torch.tensor([c.contrast for c in split()[0]])
+        self.weight = (contrast.mean() / contrast) ** config.get("even", 0.0)
         text = load_file(folder / "features.safetensors")
         self.features, self.counts = text["features"], text["counts"]  # (C + 1, N, F), the last one is ""
 
@@ -222,7 +227,8 @@ class Trainer:
                 modality(noisy[1], sigma, cache.grids[1], audio, bias),
                 None,
             )
-        errors = [(o.float() - (n - c)).square().mean() for o, n, c in zip(out, noise, clean, strict=True)]
+        weight = self.weight[captions].repeat_interleave(each)[:, None, None]
+        errors = [(weight * (o.float() - (n - c)).square()).mean() for o, n, c in zip(out, noise, clean, strict=True)]
         loss = errors[0] + config["audio_weight"] * errors[1]
         return loss, {f"video_{which}": float(errors[0].detach()), "audio": float(errors[1].detach())}
 
@@ -233,14 +239,10 @@ class Trainer:
 
 
 def train(folder: Path, until: float | None = None, name: str = "transformer") -> bool:
-    """Run or resume the stage; latents and features must be in `folder`."""
+    """Run or resume a stage; latents and features must be in `folder`. The second goes on from the first's average."""
     trainer = Trainer(folder, STAGES[name])
+    for earlier in PASSES[: PASSES.index(name)]:
+        if (folder / f"{earlier}.safetensors").exists():
+            Stage(earlier, trainer.net, STAGES[earlier], folder).use_average()
     stage = Stage(name, trainer.net, STAGES[name], folder)
     return stage.run(trainer.loss, until=until)
-
-
-if __name__ == "__main__":
-    import sys
-
-    torch.set_num_threads(1)
-    train(Path(sys.argv[1]))

@@ -43,10 +43,12 @@ class VideoVae(nn.Module):
         return out[:, :-1], out[:, -1:].clamp(-10.0, 4.0)
 
 
-def sample_scenes(rng: np.random.Generator, count: int) -> list[Scene]:
-    """Scenes of any caption: the VAE sees no text, so nothing is held out from it."""
+def sample_scenes(rng: np.random.Generator, count: int, gray: float = 0.0) -> list[Scene]:
+    """Scenes of any caption: the VAE sees no text, so nothing is held out from it. `gray` is an extra share of gray."""
     captions = all_captions()
-    return [Scene.sample(captions[i], rng) for i in rng.integers(0, len(captions), count)]
+    dull = [c for c in captions if c.background == "gray"]
+    pools = [dull if rng.random() < gray else captions for _ in range(count)] if gray else [captions] * count
+    return [Scene.sample(pool[i], rng) for pool in pools for i in rng.integers(0, len(pool), 1)]
 
 
 def to_video(frames: np.ndarray) -> torch.Tensor:
@@ -80,14 +82,15 @@ def joint_loss(vae: VideoVae, config: dict[str, Any], step: int) -> tuple[torch.
     """Reconstruction through a noisy latent, plus a small KL term."""
     rng = np.random.default_rng([SEED, 1, step])
     frames, side, count = batch_size(config, step, rng)
-    video = to_video(render_batch(sample_scenes(rng, count), frames, side))
+    video = to_video(render_batch(sample_scenes(rng, count, config.get("gray", 0.0)), frames, side))
     with torch.autocast("cpu", torch.bfloat16):
         mean, log_variance = vae.moments(video)
         # The floor makes the decoder forgive what the transformer gets slightly wrong.
         latent = mean + torch.sqrt(log_variance.exp() + config["noise_floor"] ** 2) * torch.randn_like(mean)
         output = vae.decoder(latent)
     error = output.float() - video
-    sharp = min(1.0, max(0.0, (step / config["steps"] - 0.1) / 0.4))  # absolute error stalls while all is still blur
+    ramp = min(1.0, max(0.0, (step / config["steps"] - 0.1) / 0.4))  # absolute error stalls while all is still blur
+    sharp = config.get("sharp", ramp)
     divergence = 0.5 * (mean.square() + log_variance.exp() - 1.0 - log_variance).mean()
     loss = reconstruction(error, video, config, sharp) + config["kl"] * divergence
     figures = {"kl": float(divergence.detach()), f"mse_{frames}x{side}": float(error.detach().square().mean())}
@@ -157,9 +160,28 @@ def train_decoder(folder: Path, until: float | None = None) -> bool:
     return stage.run(lambda step: decoder_loss(vae, STAGES["video_decoder"], step), until=until)
 
 
-def trained(folder: Path) -> VideoVae:
-    """The averaged weights of whatever has been trained so far."""
+def after_decoder(folder: Path) -> VideoVae:
+    """The second stage's averaged weights, where it has begun."""
     vae = grown(folder)
     if (folder / "video_decoder.safetensors").exists():
         Stage("video_decoder", vae, STAGES["video_decoder"], folder).use_average()
+    return vae
+
+
+REFINED = ("video_refine", "video_palette")  # encoder and deeper decoder together, each from the one before
+
+
+def train_refine(folder: Path, until: float | None = None, name: str = "video_refine") -> bool:
+    """Encoder and deeper decoder together, pale shapes counting as much as bright ones."""
+    vae = trained(folder, before=name).train().requires_grad_(True)
+    stage = Stage(name, vae, STAGES[name], folder)
+    return stage.run(lambda step: joint_loss(vae, STAGES[name], step), until=until)
+
+
+def trained(folder: Path, before: str = "") -> VideoVae:
+    """The averaged weights of the last stage that has begun, or of the last one before a named stage."""
+    vae = after_decoder(folder)
+    for name in REFINED[: REFINED.index(before)] if before else REFINED:
+        if (folder / f"{name}.safetensors").exists():
+            Stage(name, vae.requires_grad_(True), STAGES[name], folder).use_average()
     return vae.eval()
