@@ -131,7 +131,10 @@ def run_pilot(run: Run) -> Pilot | Judgement:
         text = f"pilot: the suite has {len(items)} pilot prompts, the policy asks for {run.policy.pilot_videos}"
         return Judgement("inconclusive", (text,))
     run.say(f"pilot: {len(items)} prompts outside the suite")
-    pairs = list(_pairs(run, run.native, items, shuffled=False))
+    pairs = []
+    for pair in _pairs(run, run.native, items, shuffled=False):
+        pairs.append(pair)
+        run.say(f"pilot {len(pairs)}/{len(items)} {pair.prompt_id} {_line(pair)}")
     problems = [f"pilot: {p.prompt_id}: {text}" for p in pairs for text in smoke(p, run.policy)]
     if problems:
         return Judgement("fail", tuple(problems))

@@ -82,7 +82,7 @@ def wealth(differences: Numbers, size: int, bet: Bet, null: float, target: float
         edge = np.maximum(np.maximum(expected, target) - rest, 0.0)
         stake = np.minimum(edge / (spread + edge**2), most / np.maximum(rest - bet.floor, slack))
         factor = np.maximum(0.0, 1.0 + np.where(rest < bet.bound, stake, 0.0) * (x - rest))
-        current = np.where(np.isinf(current), current, current * factor)
+        current = current * np.where(np.isinf(current), 1.0, factor)
         total, squares = total + x, squares + x * x
         worst = total + (size - t - 1) * bet.floor
         current = np.where(worst > size * (null + slack), np.inf, current)
