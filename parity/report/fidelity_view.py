@@ -91,9 +91,9 @@ def _wealth(pairs: Sequence[Mapping[str, Any]], fidelity: Mapping[str, Any]) -> 
     pilot = fidelity.get("pilot")
     if not pilot:
         return None
-    policy = read_policy()
+    alpha, still = _limits(fidelity)
     rows = [
-        differences(Scores.from_dict(_whole(pair["native"])), Scores.from_dict(_whole(pair["reference"])), policy.motion.still)
+        differences(Scores.from_dict(_whole(pair["native"])), Scores.from_dict(_whole(pair["reference"])), still)
         for pair in pairs
     ]
     words = []
@@ -106,13 +106,19 @@ def _wealth(pairs: Sequence[Mapping[str, Any]], fidelity: Mapping[str, Any]) -> 
             path = non_inferiority(values, int(fidelity["size"]), Bet(**pilot["bets"][metric]))
             plot.plot(np.arange(1, len(path) + 1), raised(path, 1e-4), style, color=colour(kind), label=_LABELS[metric])
             words.append(f"{_LABELS[metric]} {number(path[-1])}")
-        plot.axhline(
-            1 / policy.alpha, linestyle="--", color=colour("bound"), linewidth=1.0, label=f"passes above {1 / policy.alpha:g}"
-        )
+        plot.axhline(1 / alpha, linestyle="--", color=colour("bound"), linewidth=1.0, label=f"passes above {1 / alpha:g}")
         log_axis(plot)
         label(plot, "wealth", "videos seen")
         legend(plot)
         return to_svg(figure, "fidelity-wealth", f"Wealth of the sequential bet after the last video: {'; '.join(words)}.")
+
+
+def _limits(fidelity: Mapping[str, Any]) -> tuple[float, float]:
+    """(alpha, stillness) as the run was judged by, else the policy of now."""
+    if "alpha" in fidelity and "still" in fidelity:
+        return float(fidelity["alpha"]), float(fidelity["still"])
+    policy = read_policy()
+    return policy.alpha, policy.motion.still
 
 
 def _whole(scores: Mapping[str, Any]) -> dict[str, Any]:
