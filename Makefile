@@ -15,7 +15,8 @@ demo: setup
 	$(NATIVE) -m parity.demo
 
 test: setup lint types
-	$(NATIVE) -m pytest tests parity -q -n 2 --dist loadgroup
+	$(NATIVE) -m pytest tests -q -n 2
+	$(NATIVE) -m pytest parity -q -n 2 --dist loadfile
 
 setup: native reference
 

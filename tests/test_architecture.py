@@ -18,7 +18,7 @@ NETWORKS = ("transformer", "text_encoder", "video_vae", "audio_vae")
 SHARED = {"config", "transformer_config", "gemma_config", "layers", "rope", "kernels", "conv", "errors", "activations"}
 NO_MLX_AT_TOP = ("request", "verdict", "dispatch", "cli", "guidance_params", "errors")
 # Rooms of parity that may touch MLX or the engines; everything else is NumPy only.
-ENGINE_ROOMS = ("taps", "capture", "clip", "faults", "world", "suites")
+ENGINE_ROOMS = ("taps", "capture", "arbitration", "clip", "faults", "world", "suites")
 DRIVERS = {"session", "demo", "bench", "cli", "checkpoints"}
 NUMPY_ONLY = {"metrics", "stats", "align", "compare", "localise", "gate", "results", "bounds", "trace", "sites", "precision"}
 

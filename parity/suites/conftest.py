@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,7 +24,9 @@ def checkpoint(request: pytest.FixtureRequest) -> Checkpoint:
 
 @pytest.fixture(scope="session")
 def report_folder(request: pytest.FixtureRequest) -> Path:
-    return Path(request.config.getoption("--parity-report") or ROOT / "reports" / "pytest")
+    folder = Path(request.config.getoption("--parity-report") or ROOT / "reports" / "pytest")
+    worker = os.environ.get("PYTEST_XDIST_WORKER")  # workers judge what they ran themselves
+    return folder / worker if worker else folder
 
 
 @pytest.fixture(scope="session")
