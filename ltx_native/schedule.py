@@ -35,7 +35,9 @@ def ltx2_sigmas(
     noisy = np.reciprocal(shift + (np.float32(1) / noisy - np.float32(1))) * shift
     if stretch:
         done = np.float32(1) - noisy
-        noisy = np.float32(1) - done / (done[-1] / np.float32(1.0 - terminal))
+        # Where a single step has no rounding error to stretch, the official code divides 0 by 0.
+        stretched = done / (done[-1] / np.float32(1.0 - terminal)) if done[-1] else np.float32(1.0 - terminal)
+        noisy = np.atleast_1d(np.float32(1) - stretched)
     return np.append(noisy, np.float32(0)).astype(np.float32)
 
 

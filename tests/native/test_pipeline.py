@@ -89,7 +89,7 @@ def test_stages_come_in_their_order_with_their_tensors(models: Models, files: di
     expected |= {f"{m}.{k}" for m in ("video", "audio") for k in ("guided", "post_processed", "latent")}
     assert set(step.tensors) == expected
     assert step.step == 0
-    assert step.values["sigma"] == 1.0
+    assert step.values["sigma"] == pytest.approx(1.0, abs=1e-6)
     assert stages[0].tensors["positive.input_ids"].shape == (1, 1024)
     assert stages[1].tensors["negative.audio"].shape == (1, 1024, 32)
     assert stages[7].tensors["video"].shape == (1, 2, 2, 2, 128)

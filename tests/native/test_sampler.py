@@ -88,6 +88,12 @@ def test_sigmas_fall_from_one_to_zero_and_end_at_the_terminal_level() -> None:
         assert (np.diff(sigmas) < 0).all()
 
 
+def test_a_single_step_is_finite_at_every_size() -> None:
+    for tokens in (4, 8, 100, 1024, 4096, 9000):
+        sigmas = ltx2_sigmas(1, tokens=tokens)
+        assert sigmas.tolist() == pytest.approx([0.1, 0.0], abs=1e-6)
+
+
 def test_the_token_count_shifts_the_schedule() -> None:
     assert ltx2_sigmas(8, tokens=1024)[4] < ltx2_sigmas(8)[4]
 
