@@ -3,34 +3,56 @@
 from __future__ import annotations
 
 import importlib
+import tomllib
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 from typing import Any
 
-_ROOMS = ("transformer", "text", "media", "sampling")
+import mlx.nn as nn
+
+_ROOMS = ("transformer", "rope", "text", "guidance", "sampling", "conditioning", "media", "sound", "weights")
+_HERE = Path(__file__).parent
+
+Patch = Callable[[], Iterator[None]]
 
 
 @dataclass(frozen=True)
 class Fault:
-    """One mistake: its row in `port_faults.json`, the component it sits in, and the patch that re-creates it."""
+    """One mistake: what it is, the component it sits in, its effect ("none": a control), the abilities it takes, the patch."""
 
     id: str
     component: str
     title: str
+    area: str
+    effect: str
+    needs: str
     patch: Callable[[], Any]
+
+    @property
+    def control(self) -> bool:
+        """A difference that must not be flagged."""
+        return self.effect == "none"
 
 
 FAULTS: dict[str, Fault] = {}
 
 
-def register(id: str, component: str, title: str) -> Callable[[Callable[[], Iterator[None]]], Callable[[], Iterator[None]]]:
+@cache
+def facts(name: str = "faults") -> Mapping[str, Mapping[str, str]]:
+    """Rows of `faults.toml` (or `unrealisable`) by id."""
+    return tomllib.loads((_HERE / f"{name}.toml").read_text(encoding="utf-8"))
+
+
+def register(id: str) -> Callable[[Patch], Patch]:
     """Enter a generator function as a fault; it patches, yields once and restores."""
 
-    def enter(function: Callable[[], Iterator[None]]) -> Callable[[], Iterator[None]]:
+    def enter(function: Patch) -> Patch:
         if id in FAULTS:
             raise ValueError(f"fault {id} is registered twice")
-        FAULTS[id] = Fault(id, component, title, contextmanager(function))
+        FAULTS[id] = Fault(id=id, patch=contextmanager(function), **facts()[id])
         return function
 
     return enter
@@ -64,3 +86,25 @@ def patched(owner: Any, **attributes: Any) -> Iterator[None]:
     finally:
         for name, value in kept.items():
             setattr(owner, name, value)
+
+
+@contextmanager
+def everywhere(name: str, value: Any, *owners: Any) -> Iterator[None]:
+    """Replace one name in every module that imported it."""
+    with ExitStack() as stack:
+        for owner in owners:
+            stack.enter_context(patched(owner, **{name: value}))
+        yield
+
+
+def swapping(root: type, old: type, new: type, where: Callable[[str], bool] = lambda path: True) -> Any:
+    """Patch a component's constructor so that its modules of class ``old`` (at paths that ``where`` takes) become ``new``."""
+    original = root.__init__  # type: ignore[misc]
+
+    def init(self: nn.Module, *args: Any, **kwargs: Any) -> None:
+        original(self, *args, **kwargs)
+        for path, module in self.named_modules():
+            if type(module) is old and where(path):
+                module.__class__ = new
+
+    return patched(root, __init__=init)

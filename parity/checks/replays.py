@@ -1,0 +1,122 @@
+"""Native modules and functions on the reference's own inputs: component roots first, then the inside of the first bad one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import mlx.core as mx
+import mlx.nn as nn
+
+from ltx_native.models import COMPONENTS, Models
+from parity.capture.functions import Functions
+from parity.capture.replay import Replayer
+from parity.checks.exam import Array, Exam, Problem
+from parity.compare import Row
+from parity.localise import failing, first_guilty
+from parity.measure_case import Masks, tensors
+from parity.metrics import MetricError, Metrics, measure
+from parity.sites import compared_outputs, component_of, skip_rule
+from parity.taps import sites_of
+from parity.trace import Record, Trace, leaves
+
+
+@dataclass
+class _Modules(dict[tuple[str, str], nn.Module]):
+    """Modules by (stage, site), a component loaded when its first site is asked for."""
+
+    models: Models
+    loras: dict[str, tuple[object, ...]] = field(default_factory=dict)
+
+    def get(self, key: tuple[str, str], default: nn.Module | None = None) -> nn.Module | None:  # type: ignore[override]
+        stage, site = key
+        component = component_of(site)
+        if ("", component) not in self and component in COMPONENTS:
+            with self.models.use(component) as root:
+                self.update({("", name): module for name, module in sites_of(component, root).items()})
+        return super().get(("", site), default)
+
+
+def replays(exam: Exam) -> Iterator[Problem]:
+    """Roots and functions of every case in execution order; the first bad root is searched for its first bad module."""
+    seen: set[str] = set()
+    for entry in exam.evidence.entries:
+        trace = exam.evidence.traces[entry.case.name]
+        replayer, masks = _replayer(exam, trace), Masks(trace)
+        before = frozenset(seen)
+        for record in trace.records:
+            root = "." not in record.key.site or record.kind == "function"
+            # Later cases add the components that the first has not (and functions of second stages and samplers).
+            if not root or skip_rule(record) or (record.kind == "module" and record.key.site in before):
+                continue
+            seen.add(record.key.site)
+            row = _guilty(exam, replayer, masks, trace, record)
+            if row is not None:
+                yield _inside(exam, replayer, masks, trace, record) or row
+                return
+
+
+def every_site(exam: Exam) -> Iterator[Problem]:
+    """Every record of the first case: what is too small to move a root out of its bound."""
+    entry = exam.evidence.entries[0]
+    trace = exam.evidence.traces[entry.case.name]
+    replayer, masks = _replayer(exam, trace), Masks(trace)
+    for record in trace.records:
+        if record.kind == "module" and not skip_rule(record):
+            problem = _guilty(exam, replayer, masks, trace, record)
+            if problem is not None:
+                yield problem
+                return
+
+
+def _replayer(exam: Exam, trace: Trace) -> Replayer:
+    with Models(exam.native, mx.float32).use("tokenizer") as tokenizer:
+        return Replayer(_Modules(exam.models), trace, functions=Functions(tokenizer, exam.native.config.audio_vae))
+
+
+def _inside(exam: Exam, replayer: Replayer, masks: Masks, trace: Trace, root: Record) -> Problem | None:
+    """The first bad module within a component, in execution order, up to the root itself."""
+    component = component_of(root.key.site)
+    for record in trace.records:
+        inside = component_of(record.key.site) == component and record.kind == "module" and record.index < root.index
+        if inside and not skip_rule(record):
+            problem = _guilty(exam, replayer, masks, trace, record)
+            if problem is not None:
+                return problem
+    return None
+
+
+def _guilty(exam: Exam, replayer: Replayer, masks: Masks, trace: Trace, record: Record) -> Problem | None:
+    local = replayer(record)
+    if local is None:
+        return None
+    exam.count("replays")
+    rows = list(_rows(local, masks, trace, record))
+    finding = first_guilty(failing(rows, exam.evidence.bounds), exam.evidence.bounds, float("inf"))
+    if finding is None:
+        return None
+    return Problem("replays", finding.component, finding.key.site, finding.error, finding.bound, finding.sentence)
+
+
+def _rows(local: dict[str, Array] | str, masks: Masks, trace: Trace, record: Record) -> Iterator[Row]:
+    reference = tensors(trace, record.outputs, record.key.site)
+    dtypes = {path: str(leaf["dtype"]) for path, leaf in leaves(record.outputs) if "tensor" in leaf}
+    for path, native_path in compared_outputs(record, list(reference)).items():
+        measured: Metrics | None = None
+        problem = local if isinstance(local, str) else ""
+        if not isinstance(local, str):
+            try:
+                mask = mask_of(masks, trace, record, path, reference[path])
+                measured = measure(local[native_path], reference[path], mask)
+            except (MetricError, KeyError) as error:
+                problem = str(error)
+        shape = reference[path].shape
+        yield Row(record.index, record.key, record.type, path, shape, dtypes[path], measured, measured, problem=problem)
+
+
+def mask_of(masks: Masks, trace: Trace, record: Record, path: str, tensor: Array) -> Array | None:
+    """Valid tokens of an output: of Gemma's states, and of the ids (not of the mask) that the tokenizer gives."""
+    mask = masks.of(record.key)
+    if component_of(record.key.site) == "tokenizer" and path == "input_ids":
+        mask = trace.tensor(record.outputs["fields"]["attention_mask"]).astype(bool)
+    return mask if mask is not None and tensor.ndim >= 2 and tensor.shape[:2] == mask.shape else None
