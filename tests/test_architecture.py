@@ -130,3 +130,14 @@ def test_the_native_path_works_without_the_bridge(tmp_path: Path) -> None:
     )
     assert done.returncode == 2, done.stderr
     assert "the prompt is empty" in done.stderr
+
+
+def test_openblas_is_loaded_before_mlx_whatever_is_imported_first() -> None:
+    """Only on Linux with OpenBLAS installed is there something to load; then MLX's matrix products must come from it."""
+    program = (
+        "import importlib, sys; importlib.import_module(sys.argv[1]); import ltx_native; from ltx_native.doctor import examine; "
+        "blas = examine()['blas']; print(blas); sys.exit(bool(ltx_native.PRELOADED_BLAS) and 'openblas' not in str(blas['in force']))"
+    )
+    for first in ("parity.taps", "parity.bench", "parity.plugin", "ltx_native.layers"):
+        done = subprocess.run([sys.executable, "-c", program, first], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, (first, done.stdout, done.stderr)
