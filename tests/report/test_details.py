@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
+from parity.align import align
 from parity.bounds import Bounds
 from parity.compare import Row
-from parity.details import axis_names, site_details, worth_showing
+from parity.details import axis_names, collect_details, site_details, worth_showing
 from parity.localise import Finding
+from parity.measure_case import measure_pairs
 from parity.metrics import measure
-from parity.trace import Key
+from parity.trace import Key, Record, Trace, TraceWriter
 
 RANDOM = np.random.default_rng(0)
 BOUNDS = Bounds("float32", 1e-5, ())
@@ -85,3 +89,40 @@ def test_the_guilty_and_the_worst_get_pages() -> None:
     assert chosen[0] == 0, "the finding comes first although it is in bound"
     assert chosen[1] == 2, "then the first failing"
     assert set(chosen) == {0, 2, 4, 1}, "one row per site, its worst"
+
+
+def test_details_are_found_again_in_the_traces(tmp_path: Path) -> None:
+    """The whole way: two traces with other layouts, a site that is replayed, one that only runs, one of gemma with padding."""
+    video = RANDOM.normal(size=(1, 4, 2, 3, 3)).astype(np.float32)  # channels first, as the reference has it
+    moved = np.moveaxis(video, 1, -1).copy()
+    moved[0, 1, 2, 0, 3] += 2.0
+    hidden = RANDOM.normal(size=(1, 5, 4)).astype(np.float32)
+    padded = hidden.copy()
+    padded[0, 0] = 50.0  # the padding differs and does not count
+    padded[0, 3, 1] += 1.0
+    mask = np.array([[0, 1, 1, 1, 1]])
+    latent = RANDOM.normal(size=(1, 6, 8)).astype(np.float32)
+    for side, text, frames in (("reference", hidden, video), ("native", padded, moved)):
+        with TraceWriter(tmp_path / side, {"side": side}) as writer:
+            given = {"attention_mask": writer.store(mask)}
+            writer.append("gemma", writer.store(text), inputs=given, type_name="Gemma", stage="stage_1")
+            shown = latent + (0.5 if side == "native" else 0.0)
+            writer.append("denoised", writer.store(shown), type_name="X0", stage="stage_1", step=0, guidance_pass="cond")
+            writer.append("video_decoder", writer.store(frames), type_name="VideoDecoder", stage="stage_1")
+    reference, native = Trace(tmp_path / "reference"), Trace(tmp_path / "native")
+    alignment = align(reference.records, native.records)
+
+    def replay(record: Record) -> dict[str, np.ndarray] | None:
+        return {"": moved if record.key.site == "video_decoder" else padded} if record.key.site != "denoised" else None
+
+    rows = measure_pairs(alignment, reference, native, replay)
+    assert [row.key.site for row in rows] == ["gemma", "denoised", "video_decoder"]
+    wanted = worth_showing(rows, {0, 2}, BOUNDS)
+    text, *others = collect_details(rows, wanted, alignment, reference, native, replay)
+    by_site = {rows[d["row"]].key.site: d for d in (text, *others)}
+    assert by_site["gemma"]["worst"][0]["index"] == [0, 3, 1], "padding must not be the worst element"
+    assert by_site["video_decoder"]["worst"][0]["index"] == [0, 1, 2, 0, 3], "in the native layout"
+    assert by_site["video_decoder"]["local"] is True
+    assert by_site["denoised"]["local"] is False
+    assert len(by_site["denoised"]["worst"]) == 10
+    assert collect_details(rows, [0], align([], []), reference, native, replay)[0]["problem"]
