@@ -18,7 +18,7 @@ NETWORKS = ("transformer", "text_encoder", "video_vae", "audio_vae")
 SHARED = {"config", "transformer_config", "gemma_config", "layers", "rope", "kernels", "conv", "errors", "activations"}
 NO_MLX_AT_TOP = ("request", "verdict", "dispatch", "cli", "guidance_params", "errors")
 # Rooms of parity that may touch MLX or the engines; everything else is NumPy only.
-ENGINE_ROOMS = ("taps", "capture", "arbitration", "clip", "faults", "world", "suites")
+ENGINE_ROOMS = ("taps", "capture", "arbitration", "checks", "clip", "faults", "world", "suites")
 DRIVERS = {"session", "demo", "bench", "cli", "checkpoints"}
 NUMPY_ONLY = {"metrics", "stats", "align", "compare", "localise", "gate", "results", "bounds", "trace", "sites", "precision"}
 
@@ -135,8 +135,9 @@ def test_the_native_path_works_without_the_bridge(tmp_path: Path) -> None:
 def test_openblas_is_loaded_before_mlx_whatever_is_imported_first() -> None:
     """Only on Linux with OpenBLAS installed is there something to load; then MLX's matrix products must come from it."""
     program = (
-        "import importlib, sys; importlib.import_module(sys.argv[1]); import ltx_native; from ltx_native.doctor import examine; "
-        "blas = examine()['blas']; print(blas); sys.exit(bool(ltx_native.PRELOADED_BLAS) and 'openblas' not in str(blas['in force']))"
+        "import importlib, sys; importlib.import_module(sys.argv[1]); "
+        "import ltx_native; from ltx_native.doctor import examine; blas = examine()['blas']; "
+        "print(blas); sys.exit(bool(ltx_native.PRELOADED_BLAS) and 'openblas' not in str(blas['in force']))"
     )
     for first in ("parity.taps", "parity.bench", "parity.plugin", "ltx_native.layers"):
         done = subprocess.run([sys.executable, "-c", program, first], capture_output=True, text=True, check=False)
