@@ -10,10 +10,12 @@ from pathlib import Path
 
 import pytest
 
+from ltx_native.cli import join_text
+from ltx_native.cli import parser as native_parser
 from parity.cli import parser
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = sorted((ROOT / "docs").glob("*.md"))
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
 def commands(page: Path) -> list[str]:
@@ -32,14 +34,16 @@ def test_there_are_commands_to_check() -> None:
 
 @pytest.mark.parametrize(("page", "line"), documented())
 def test_a_documented_command_parses(page: str, line: str) -> None:
-    words = shlex.split(line)
+    words = shlex.split(line, comments=True)
     if words[0] == "parity":
         parser().parse_args(words[1:])
+    elif words[0] == "ltx-native":
+        native_parser().parse_args(join_text(words[1:]))
     elif words[0] == "make":
         targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)
         assert words[1] in targets
     else:
-        assert words[0] in ("pytest", "git", "ltx-native"), f"{page}: unknown command {line!r}"
+        assert words[0] in ("pytest", "git"), f"{page}: unknown command {line!r}"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
