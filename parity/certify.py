@@ -135,22 +135,31 @@ def examine(evidence: Any, fault: Any | None, explain: Explain | None = None, on
 
     start = time.perf_counter()
     exam = Exam(evidence)
-    named = (fault.id, fault.component, fault.effect) if fault else ("healthy", "", "none")
+    id, component, effect = (fault.id, fault.component, fault.effect) if fault else ("healthy", "", "none")
     wanted = set(only)
-    for name, component, check in checks():
+    for name, place, check in checks():
         if wanted and name not in wanted:
             continue
-        problem = next(run_check(name, check, exam, component), None)
+        problem = next(run_check(name, check, exam, place), None)
         if problem is not None:
             hypothesis = explain(exam, problem.site) if explain else None
             margin = problem.margin if problem.margin != float("inf") else None
             error = problem.error if problem.error != float("inf") else None
-            seconds = time.perf_counter() - start
             return Outcome(
-                *named, "fail", problem.check, problem.site, problem.component, problem.sentence, error, margin, hypothesis,
-                seconds,
-            )  # fmt: skip
-    return Outcome(*named, "pass", seconds=time.perf_counter() - start)
+                id=id,
+                component=component,
+                effect=effect,
+                verdict="fail",
+                check=problem.check,
+                site=problem.site,
+                found=problem.component,
+                sentence=problem.sentence,
+                error=error,
+                margin=margin,
+                hypothesis=hypothesis,
+                seconds=time.perf_counter() - start,
+            )
+    return Outcome(id, component, effect, "pass", seconds=time.perf_counter() - start)
 
 
 def examine_varying_reference(evidence: Any, fault: Any) -> Outcome:
@@ -167,7 +176,11 @@ def examine_varying_reference(evidence: Any, fault: Any) -> Outcome:
 
 
 def certify(
-    output: Path = CERTIFICATE, only: Sequence[str] = (), fresh: bool = False, explain: Explain | None = None, quiet: bool = False
+    output: Path = CERTIFICATE,
+    only: Sequence[str] = (),
+    fresh: bool = False,
+    explain: Explain | None = None,
+    quiet: bool = False,
 ) -> dict[str, Any]:
     """Run all faults (or some), keep what is finished, write the certificate and return it.
 
@@ -263,7 +276,9 @@ def table(certificate: Mapping[str, Any]) -> str:
     rows = [line(Outcome(**row)) for row in certificate["faults"] if row["id"] != "healthy"]
     rows += [f"{id:8} not here  {reason}" for id, reason in certificate["unrealisable"].items()]
     total = certificate["summary"]
-    rows += [f"{name:22} {c['caught']:3}/{c['faults']:<3} caught, {c['right']:3} placed" for name, c in total["components"].items()]
+    rows += [
+        f"{name:22} {c['caught']:3}/{c['faults']:<3} caught, {c['right']:3} placed" for name, c in total["components"].items()
+    ]
     rows.append(
         f"{total['caught']} of {total['faults']} faults caught, {total['right_component']} in the right component, "
         f"{total['controls_flagged']} of {total['controls']} controls flagged, {len(certificate['unrealisable'])} cannot exist "

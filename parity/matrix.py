@@ -106,9 +106,33 @@ def matrix() -> tuple[Entry, ...]:
                 start=0.2,
                 end=0.5,
                 distilled_loras=(),
-            ),  # fmt: skip
+            ),
             (*ROOTS, *ENCODERS),
             "NLEX",
             "masks that change along time, both modalities from a source",
         ),
     )
+
+
+# What the checks beside the cases bring; the names are those of `parity.certify.checks`.
+CHECKS: Mapping[str, str] = {
+    "configs": "CV", "weights": "W", "playback": "EFGJNPRX", "prompts": "EKLV", "conditionings": "FNX", "guiding": "GP",
+    "blending": "LN", "second_order": "JT", "sources": "LN", "wiring": "GN", "quantised": "W", "long": "DL", "upsamplers": "CM",
+    "fusion": "GW", "export": "AQ", "replays": "MKSP", "batches": "B", "passes": "DP", "tiles": "FLX", "dtypes": "T",
+    "every_site": "MKX", "repeat": "DOR", "controls": "O", "bench": "Y",
+}  # fmt: skip
+
+ABILITIES: Mapping[str, str] = {
+    "M": "module outputs on identical inputs", "K": "valid tokens only, finite", "E": "from raw input",
+    "C": "config and constants", "W": "weights: coverage, strict load, hashes", "T": "dtype flow", "S": "the whole schedule",
+    "N": "conditioned cases", "B": "batch of distinct samples", "F": "frame rate and sizes", "L": "length",
+    "P": "every guidance pass", "R": "injected noise, order of draws, repeats", "J": "trajectory by step",
+    "X": "where the error lies", "A": "sound: level, pitch, rate", "G": "wiring", "D": "batched, compiled, other kernels",
+    "V": "provenance of expectations", "O": "what must not be flagged", "Q": "the exported file", "Y": "time and memory",
+}  # fmt: skip
+
+
+def covered() -> dict[str, list[str]]:
+    """Which cases and checks exercise each ability, for the report's table."""
+    rows = [(entry.case.name, entry.abilities) for entry in matrix()] + list(CHECKS.items())
+    return {code: [name for name, codes in rows if code in codes] for code in ABILITIES}

@@ -25,7 +25,7 @@ def fusion(exam: Exam) -> Iterator[Problem]:
     strength, alpha = 0.8, 2.0
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "adapter.safetensors"
-        save_file({**source, **{f"{layer}.alpha": np.float32([alpha]).reshape(()) for layer in layers}}, path)
+        save_file({**source, **{f"{layer}.alpha": np.array(alpha, dtype=np.float32) for layer in layers}}, path)
         with Models(exam.native, mx.float32).use("transformer", (Lora(str(path), strength),)) as fused:
             found = {name: np.array(value) for name, value in tree_flatten(fused.parameters())}
     plain = {name: np.array(value) for name, value in tree_flatten(exam.module("transformer").parameters())}

@@ -149,7 +149,9 @@ def quantised(exam: Exam) -> Iterator[Problem]:
     holder.load_weights(list(stored.items()), strict=True)
     expected = x @ _unpacked(np.array(packed), np.array(scales), np.array(biases)).T
     site = "transformer.quantised"
-    yield from exam.compare("quantised", "transformer", site, holder.proj(mx.array(x)), expected, 1e-5, "4 bits in groups of 32")
+    yield from exam.compare(
+        "quantised", "transformer", site, holder.proj(mx.array(x)), expected, 1e-5, "4 bits in groups of 32"
+    )
 
 
 def _unpacked(packed: Array, scales: Array, biases: Array) -> Array:

@@ -20,7 +20,7 @@ COLOURS = ((230, 20, 30), (20, 220, 40), (30, 40, 225), (250, 250, 250), (5, 5, 
 
 def export(exam: Exam) -> Iterator[Problem]:
     """Five flat colours and a tone of its own in each channel, written and read back by FFmpeg."""
-    frames = np.concatenate([np.broadcast_to(np.uint8(c), (5, 64, 96, 3)) for c in COLOURS])
+    frames = np.concatenate([np.broadcast_to(np.array(c, dtype=np.uint8), (5, 64, 96, 3)) for c in COLOURS])
     time = np.arange(RATE) / RATE
     sound = np.stack([0.5 * np.sin(2 * np.pi * TONES[0] * time), 0.25 * np.sin(2 * np.pi * TONES[1] * time)])
     with tempfile.TemporaryDirectory() as folder:

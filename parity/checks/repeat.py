@@ -24,7 +24,9 @@ class Repeat:
         if not moved:
             return Judgement("pass")
         name, worst = max(moved.items(), key=lambda item: item[1])
-        text = f"the reference does not reproduce itself: {name} differs by rel_l2 {worst:.3g} from run to run (bound {bound:.3g})"
+        text = (
+            f"the reference does not reproduce itself: {name} differs by rel_l2 {worst:.3g} from run to run (bound {bound:.3g})"
+        )
         return Judgement("inconclusive", (text,))
 
 

@@ -28,8 +28,8 @@ class _Modules(dict[tuple[str, str], nn.Module]):
     models: Models
     loras: dict[str, tuple[object, ...]] = field(default_factory=dict)
 
-    def get(self, key: tuple[str, str], default: nn.Module | None = None) -> nn.Module | None:  # type: ignore[override]
-        stage, site = key
+    def get(self, key: tuple[str, str], default: nn.Module | None = None) -> nn.Module | None:
+        _, site = key
         component = component_of(site)
         if ("", component) not in self and component in COMPONENTS:
             with self.models.use(component) as root:

@@ -198,7 +198,7 @@ def frames_rounded_up() -> Iterator[None]:
 
 @register("CND-10")
 def second_stage_at_default_rate() -> Iterator[None]:
-    original = refine.diffuse
+    original = vars(refine)["diffuse"]
 
     def diffused(run: Any, part: str, targets: Any, *args: Any, **kwargs: Any) -> Any:
         at_default = replace(targets[0], frame_rate=24.0)
@@ -218,5 +218,3 @@ class _At:
 
     def apply_to(self, latent_state: Any, target: Any) -> Any:
         return self.item.apply_to(latent_state, self.target)
-
-

@@ -85,7 +85,7 @@ def guided_as_velocity() -> Iterator[None]:
 
     def in_velocity(self: Denoiser, index: int, estimates: Any, skipped: bool) -> mx.array:
         sample, sigma = at["states"][index].latent, at["sigma"]
-        velocities = {name: list(both) for name, both in estimates.items()}
+        velocities: Any = {name: list(both) for name, both in estimates.items()}
         for both in velocities.values():
             both[index] = (sample - both[index]) / sigma
         return to_denoised(sample, guide(self, index, velocities, skipped), sigma)

@@ -73,7 +73,7 @@ def group_norm_for_pixel_norm() -> Iterator[None]:
 
 @register("TIL-01")
 def tiles_without_context() -> Iterator[None]:
-    original = tiled.decoder_time
+    original = vars(tiled)["decoder_time"]
 
     def time(length: int, config: Any) -> list[tiling.Piece]:
         if config is None:
@@ -95,7 +95,7 @@ def tiles_without_context() -> Iterator[None]:
 
         return grouped(padded, latent, time, rows, columns)
 
-    grouped = tiled._decode_group
+    grouped: Any = tiled._decode_group
     with patched(tiled, decoder_time=time, _decode_group=group):
         yield
 
@@ -165,9 +165,7 @@ def _upsampler_weights(change: Any) -> Any:
 def _drawn(found: dict[str, mx.array]) -> dict[str, mx.array]:
     rng = np.random.default_rng(0)
     scale = {name: float(mx.sqrt(mx.mean(mx.square(value)))) for name, value in found.items()}
-    return {
-        name: mx.array(rng.standard_normal(value.shape).astype(np.float32) * scale[name]) for name, value in found.items()
-    }
+    return {name: mx.array(rng.standard_normal(value.shape).astype(np.float32) * scale[name]) for name, value in found.items()}
 
 
 @register("UPS-04")

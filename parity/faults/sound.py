@@ -193,5 +193,3 @@ def planar_as_interleaved() -> Iterator[None]:
 
     with patched(write, _interleaved=planar):
         yield
-
-

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import mlx.core as mx
+import mlx.nn as nn
 import numpy as np
 
 from ltx_native.config import GemmaConfig
@@ -161,7 +162,7 @@ def _bias(change: Any) -> Any:
 
 @register("GEM-10")
 def infinite_mask() -> Iterator[None]:
-    with _bias(lambda mask: mx.where(mask, 0.0, -mx.inf)), patched(gemma3.mx, where=_where_unguarded()):
+    with _bias(lambda mask: mx.where(mask, 0.0, -mx.inf)), patched(mx, where=_where_unguarded()):
         yield
 
 
@@ -218,7 +219,8 @@ def last_state_without_norm() -> Iterator[None]:
         position_ids: mx.array | None = None,
         inputs_embeds: mx.array | None = None,
     ) -> list[mx.array]:
-        norm, self.norm = self.norm, lambda x: x
+        norm: Any = self.norm
+        self.norm = nn.Identity()
         try:
             return original(self, input_ids, attention_mask, position_ids, inputs_embeds)
         finally:

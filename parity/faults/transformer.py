@@ -183,7 +183,9 @@ class GateOfOutput(Attention):
 
     def __call__(self, x: mx.array, *args: Any, **kwargs: Any) -> mx.array:
         ungated = Ungated.__call__(self, x, *args, **kwargs)
-        gate = 2.0 * mx.sigmoid(self.to_gate_logits(ungated))
+        logits = self.to_gate_logits
+        assert logits is not None
+        gate = 2.0 * mx.sigmoid(logits(ungated))
         return ungated * mx.repeat(gate, ungated.shape[-1] // gate.shape[-1], axis=-1)
 
     __call__.__wrapped__ = Attention.__call__  # type: ignore[attr-defined]

@@ -133,7 +133,7 @@ def no_key_matches() -> Iterator[None]:
 
 @register("LOR-03")
 def adapters_of_the_second_stage_dropped() -> Iterator[None]:
-    original = refine.diffuse
+    original = vars(refine)["diffuse"]
 
     def diffused(*args: Any, **kwargs: Any) -> Any:
         return (yield from original(*args, **{**kwargs, "loras": ()}))
@@ -166,7 +166,7 @@ def fused_in_float16() -> Iterator[None]:
 def single_precision_latent_decoded() -> Iterator[None]:
     from ltx_native.pipelines import stages
 
-    original = stages.tiled_decode
+    original = vars(stages)["tiled_decode"]
 
     def decode(decoder: Any, latent: mx.array, *args: Any) -> Any:
         return original(decoder, latent.astype(mx.float32), *args)
@@ -206,4 +206,3 @@ def packed_read_as_values() -> Iterator[None]:
 def reference_that_varies() -> Iterator[None]:
     # A control: what varies is the reference, not the port. `parity.checks.repeat` makes the jitter on both sides.
     yield
-

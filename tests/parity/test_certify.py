@@ -1,0 +1,109 @@
+"""The certificate: when it may be relied on, and checks that need no reference seeing what they are for."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from parity.certify import Outcome, certificate_problem, checks, harness_code, line, summary
+from parity.checks import export, functions, runtime
+from parity.checks.exam import Check, Exam, run_check
+from parity.checks.repeat import repeat_of
+from parity.faults import fault
+from parity.matrix import CHECKS
+
+CAUGHT = Outcome("TIM-01", "transformer", "gross", "fail", "replays", "transformer", "transformer", "off", 0.1, 1e4, None, 2.0)
+MISPLACED = Outcome(
+    "GUI-05", "guidance", "moderate", "fail", "playback", "sampler.video", "sampler", "off", 0.1, 1e3, None, 1.0
+)
+MISSED = Outcome("ROP-05", "state", "moderate", "pass", seconds=3.0)
+CONTROL = Outcome("TOK-05", "tokenizer", "none", "pass", seconds=1.0)
+UNSURE = Outcome("QNT-08", "transformer", "none", "inconclusive", "repeat")
+
+
+def _certificate(path: Path, outcomes: list[Outcome], **changes: Any) -> Path:
+    content = {
+        "schema": 1,
+        "code": harness_code(),
+        "expected": [o.id for o in outcomes],
+        "faults": [asdict(o) for o in outcomes],
+    }
+    path.write_text(json.dumps({**content, **changes}))
+    return path
+
+
+def test_a_whole_certificate_of_this_harness_may_be_relied_on(tmp_path: Path) -> None:
+    assert certificate_problem(_certificate(tmp_path / "c.json", [CAUGHT, MISSED, CONTROL, UNSURE])) == ""
+
+
+def test_no_certificate_is_a_problem(tmp_path: Path) -> None:
+    assert "run `make certify`" in certificate_problem(tmp_path / "none.json")
+    (tmp_path / "broken.json").write_text("{")
+    assert "no certificate" in certificate_problem(tmp_path / "broken.json")
+
+
+def test_another_harness_needs_another_certificate(tmp_path: Path) -> None:
+    assert "another harness" in certificate_problem(_certificate(tmp_path / "c.json", [CAUGHT], code="0" * 64))
+
+
+def test_a_certificate_in_part_is_a_problem(tmp_path: Path) -> None:
+    path = _certificate(tmp_path / "c.json", [CAUGHT], expected=["TIM-01", "ROP-05"])
+    assert "lacks 1 faults, first ROP-05" in certificate_problem(path)
+
+
+def test_a_flagged_control_is_a_problem(tmp_path: Path) -> None:
+    flagged = Outcome("TOK-05", "tokenizer", "none", "fail", "replays", "tokenizer", "tokenizer")
+    assert "TOK-05" in certificate_problem(_certificate(tmp_path / "c.json", [CAUGHT, flagged]))
+
+
+def test_the_counts_hide_no_miss() -> None:
+    total = summary([CAUGHT, MISPLACED, MISSED, CONTROL, UNSURE, Outcome("healthy", "", "none", "pass")])
+    assert (total["faults"], total["caught"], total["right_component"]) == (3, 2, 1)
+    assert (total["controls"], total["controls_flagged"]) == (2, 0)
+    assert total["components"]["state"] == {"faults": 1, "caught": 0, "right": 0}
+    assert "MISSED" in line(MISSED)
+    assert "control" in line(UNSURE)
+
+
+def test_every_check_stands_in_the_matrix() -> None:
+    names = [name for name, _, _ in checks()]
+    assert len(names) == len(set(names))
+    assert set(names) <= set(CHECKS)
+
+
+ALONE: list[tuple[str, str, Check]] = [
+    ("MUX-02", "export", export.export),
+    ("MUX-04", "export", export.export),
+    ("ATT-05", "transformer", runtime.long),
+    ("SAM-01", "post_process", functions.blending),
+    ("SAM-09", "sampler", functions.blending),
+    ("SAM-08", "sampler", functions.second_order),
+    ("CND-09", "video_encoder", functions.sources),
+]
+
+
+@pytest.mark.parametrize(("id", "component", "check"), ALONE, ids=[row[0] for row in ALONE])
+def test_a_check_sees_its_mistake_and_nothing_else(
+    id: str, component: str, check: Check, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LTX_PARITY_CACHE", str(tmp_path))
+    exam = Exam(evidence=None)  # type: ignore[arg-type]
+    assert list(run_check("check", check, exam, component)) == []
+    assert exam.coverage
+    with fault(id):
+        problems = list(run_check("check", check, exam, component))
+    assert [problem.component for problem in problems[:1]] == [component]
+
+
+def test_a_reference_that_varies_is_no_evidence() -> None:
+    latent = np.random.default_rng(0).standard_normal((1, 6, 8)).astype(np.float32)
+    same = repeat_of({"latent.video": latent}, {"latent.video": latent})
+    assert same.judgement(1e-4).verdict == "pass"
+    judgement = repeat_of({"latent.video": latent}, {"latent.video": 1.1 * latent}).judgement(1e-4)
+    assert judgement.verdict == "inconclusive"
+    assert "does not reproduce itself" in judgement.reasons[0]
