@@ -41,7 +41,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Run, Fi
     except (ReferenceUnavailable, FileNotFoundError) as error:
         pytest.fail(f"inconclusive: nothing was compared: {error}", pytrace=False)
     policy = read_policy()
-    ladder = replace(policy.ladder, videos=4, severe=SEVERE, order=("none", "one-step", "shuffled-prompts"))
+    ladder = replace(policy.ladder, videos=4, severe=SEVERE, order=("none", "one-step"))
     policy = replace(policy, pilot_videos=6, ladder=ladder)
     rungs = {name: native_side(checkpoint, CASE, "float32", name) for name in SEVERE}
     with ReferenceServer(checkpoint, CASE) as server:
