@@ -57,7 +57,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m parity.world.train", description=__doc__)
     parser.add_argument("stage", nargs="+", choices=[*dict.fromkeys(ORDER), "all"], help="what to run; `all` runs everything")
     parser.add_argument("--state", type=Path, required=True, help="folder of the resumable state and the caches")
-    parser.add_argument("--out", type=Path, help="folder to export to (stage export)")
+    parser.add_argument("--out", type=Path, help="folder to export to; the CLIP goes to `clip` beside it")
     parser.add_argument("--minutes", type=float, help="stop each training stage after this time; resume later")
     args = parser.parse_args(argv)
     try:

@@ -205,3 +205,21 @@ def r_precision(place: Path, clips: np.ndarray[Any, Any], captions: Sequence[Cap
         logits = model(input_ids=ids, pixel_values=pixels).logits_per_image[0]
         right.append(bool(logits[0] > logits[1:].max()))
     return float(np.mean(right))
+
+
+def quality(place: Path) -> dict[str, float]:
+    """R-precision among 16 on rendered clips of the frozen suite's held-out captions, sharp and softened."""
+    from parity.world.suite import load_suite
+
+    prompts = load_suite()
+    captions = [p.caption for p in prompts]
+    rng = np.random.default_rng([SEED, 9])
+    sharp = render_batch([Scene.sample(c, rng) for c in captions], 9, 64)
+    negatives = [p.negatives for p in prompts]
+    found = {
+        "held_out_r_precision_16": r_precision(place, sharp, captions, negatives),
+        "held_out_r_precision_16_soft": r_precision(place, soften(sharp, rng), captions, negatives),
+        "captions": len(captions),
+    }
+    (place / "quality.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    return found

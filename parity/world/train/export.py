@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from parity.world.train.audio import Vocoder
+from parity.world.train.clip import quality
 from parity.world.train.prepare import audio_vae, trained_vae
 from parity.world.train.recipe import AUDIO_VAE, STAGES, TRANSFORMER, UPSAMPLER, VAE, VOCODER, recipe, recipe_hash
 from parity.world.train.sample import trained_transformer
@@ -73,6 +74,9 @@ def export(folder: Path, out: Path) -> dict[str, int]:
     gemma.mkdir(exist_ok=True)
     for path in sorted((folder / "gemma").iterdir()):
         shutil.copyfile(path, gemma / path.name)
+    if (folder / "clip" / "model.safetensors").exists():
+        quality(folder / "clip")
+        shutil.copytree(folder / "clip", out.parent / "clip", dirs_exist_ok=True)
     curves = {path.name.removesuffix(".curve.json"): json.loads(path.read_text()) for path in folder.glob("*.curve.json")}
     record = {"recipe_sha256": made_by, "recipe": recipe(), "stages": curves}
     (out / "training.json").write_text(json.dumps(record, indent=None, sort_keys=True) + "\n", encoding="utf-8")
