@@ -23,6 +23,7 @@ def add_arguments(verb: argparse.ArgumentParser) -> None:
     verb.add_argument(
         "--correct", nargs="+", default=[], metavar="NAME", help="take these departures of the CLI away in memory"
     )
+    verb.add_argument("--sites", nargs="+", default=[], metavar="GLOB", help="arbitrate at these sites only (with --traces)")
     verb.add_argument("--all", action="store_true", help="every site, not only onsets and pipeline values")
 
 
@@ -31,7 +32,7 @@ def run(args: argparse.Namespace) -> int:
     from reference_bridge.errors import BridgeError
 
     try:
-        rows = _from_traces(args.traces) if args.traces else _from_a_run(args)
+        rows = _from_traces(args.traces, args.sites) if args.traces else _from_a_run(args)
     except (BridgeError, TraceError, ValueError) as error:
         print(f"parity arbitrate: {error}", file=sys.stderr)
         return 2
@@ -43,8 +44,8 @@ def status(rows: list[Row]) -> int:
     return int(any(row.departs == "native" or row.departure == "UNLISTED" for row in rows))
 
 
-def _from_traces(folder: Path) -> list[Row]:
-    return arbitrate({side: Trace(folder / side) for side in SIDES}, read_departures())
+def _from_traces(folder: Path, sites: list[str]) -> list[Row]:
+    return arbitrate({side: Trace(folder / side) for side in SIDES}, read_departures(), sites)
 
 
 def _from_a_run(args: argparse.Namespace) -> list[Row]:

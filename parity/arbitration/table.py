@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from parity.sites import compared_outputs, to_native_layout
-from parity.trace import Record, Trace, leaves
+from parity.trace import Record, Trace, Tree, leaves
 
 Array = npt.NDArray[Any]
 SIDES = ("native", "cli", "official")
@@ -63,8 +63,8 @@ def read_departures(path: Path = DEPARTURES) -> tuple[Departure, ...]:
         return tuple(Departure(**entry) for entry in tomllib.load(file)["departure"])
 
 
-def arbitrate(traces: Mapping[str, Trace], departures: Sequence[Departure] = ()) -> list[Row]:
-    """Rows in the official code's order of execution, for every site that all three sides recorded.
+def arbitrate(traces: Mapping[str, Trace], departures: Sequence[Departure] = (), sites: Sequence[str] = ()) -> list[Row]:
+    """Rows in the official code's order of execution, for every site (of these globs) that all three sides recorded.
 
     Raises ValueError when there is no such site: an empty table is no evidence.
     """
@@ -75,14 +75,17 @@ def arbitrate(traces: Mapping[str, Trace], departures: Sequence[Departure] = ())
     for key, official in records["official"].items():
         if key not in records["native"] or key not in records["cli"]:
             continue
-        found = {side: _leaves(traces[side], records[side][key]) for side in SIDES}
+        if sites and not any(fnmatch.fnmatchcase(key.site, pattern) for pattern in sites):
+            continue
+        found = {side: _leaves(records[side][key]) for side in SIDES}
         ours = list(found["official"])
         for leaf, native_leaf in compared_outputs(official, ours).items():
-            arrays = {
+            picked = {
                 "official": found["official"][leaf],
                 "native": _pick(found["native"], native_leaf, ours),
                 "cli": _pick(found["cli"], leaf, ours),
             }
+            arrays = {side: None if tree is None else traces[side].tensor(tree) for side, tree in picked.items()}
             shaped = _shaped(key.site, leaf, arrays)
             mask = masks.get(key.call) if _masked(key.site) else None
             native_official, cli_official, native_cli = (_distance(shaped[a], shaped[b], mask) for a, b in PAIRS)
@@ -115,11 +118,11 @@ def _known(departures: Sequence[Departure], site: str, leaf: str) -> Departure |
     return next((d for d in departures if any(fnmatch.fnmatchcase(name, d.site) for name in names)), None)
 
 
-def _leaves(trace: Trace, record: Record) -> dict[str, Array]:
-    return {path: trace.tensor(leaf) for path, leaf in leaves(record.outputs) if "tensor" in leaf}
+def _leaves(record: Record) -> dict[str, Tree]:
+    return {path: leaf for path, leaf in leaves(record.outputs) if "tensor" in leaf}
 
 
-def _pick(found: Mapping[str, Array], leaf: str, ours: Sequence[str]) -> Array | None:
+def _pick(found: Mapping[str, Tree], leaf: str, ours: Sequence[str]) -> Tree | None:
     """The same leaf of another side: by name, by its first part (a block gives a pair of arrays there), or by position."""
     if leaf in found:
         return found[leaf]
@@ -177,8 +180,8 @@ def _distance(a: Array | None, b: Array | None, mask: Array | None) -> float:
 def _masks(trace: Trace) -> dict[int, Array]:
     found = {}
     for record in trace.site("tokenizer"):
-        arrays = _leaves(trace, record)
-        found[record.key.call] = arrays["attention_mask"].reshape(-1).astype(bool)
+        mask = trace.tensor(_leaves(record)["attention_mask"])
+        found[record.key.call] = mask.reshape(-1).astype(bool)
     return found
 
 
