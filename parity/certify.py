@@ -117,6 +117,7 @@ def checks() -> Sequence[tuple[str, str, Any]]:
         ("wiring", "transformer", functions.wiring),
         ("quantised", "transformer", configs.quantised),
         ("long", "transformer", runtime.long),
+        ("norms", "transformer", runtime.norms),
         ("upsamplers", "upsampler", functions.upsamplers),
         ("fusion", "transformer", adapters.fusion),
         ("export", "export", export.export),

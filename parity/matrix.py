@@ -117,7 +117,8 @@ def matrix() -> tuple[Entry, ...]:
 # What the checks beside the cases bring; the names are those of `parity.certify.checks`.
 CHECKS: Mapping[str, str] = {
     "configs": "CV", "weights": "W", "playback": "EFGJNPRX", "prompts": "EKLV", "conditionings": "FNX", "guiding": "GP",
-    "blending": "LN", "second_order": "JT", "sources": "LN", "wiring": "GN", "quantised": "W", "long": "DL", "upsamplers": "CM",
+    "blending": "LN", "second_order": "JT", "sources": "LN", "wiring": "GN", "quantised": "W", "long": "DL",
+    "norms": "M", "upsamplers": "CM",
     "fusion": "GW", "export": "AQ", "replays": "MKSP", "batches": "B", "passes": "DP", "tiles": "FLX", "dtypes": "T",
     "every_site": "MKX", "repeat": "DOR", "controls": "O", "bench": "Y",
 }  # fmt: skip

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
@@ -118,7 +119,9 @@ def run_check(name: str, check: Check, exam: Exam, component: str) -> Iterator[P
         yield from check(exam)
     except UserError as error:
         where = str(getattr(error, "where", "")).split()
-        named = where[0] if where and where[0] in COMPONENTS else component
+        named = (
+            where[0] if where and where[0] in COMPONENTS else "checkpoint" if Path(" ".join(where)).is_absolute() else component
+        )
         yield Problem(name, named, named, float("inf"), 0.0, f"the port refused: {error}")
     except (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
         yield Problem(name, component, component, float("inf"), 0.0, f"the port stopped with {error!r}")

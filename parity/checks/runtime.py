@@ -95,6 +95,30 @@ def long(exam: Exam) -> Iterator[Problem]:
     yield from exam.compare("long", "transformer", "transformer.attention", ours, expected, STEP, "2,304 keys")
 
 
+def norms(exam: Exam) -> Iterator[Problem]:
+    """Norms of tokens a thousand times smaller than usual, where another eps shows, against the formula."""
+    rng = np.random.default_rng(17)
+    stated = exam.native.config.transformer.norm_eps
+    model = exam.module("transformer")
+    for index, block in enumerate(model.transformer_blocks):
+        x = 1e-3 * rng.standard_normal((1, 4, exam.native.config.transformer.inner_dim)).astype(np.float32)
+        expected = x / np.sqrt(np.mean(np.square(x, dtype=np.float64), axis=-1, keepdims=True) + stated)
+        site = f"transformer.transformer_blocks.{index}"
+        yield from exam.compare("norms", "transformer", site, block._norm(mx.array(x)), expected, STEP, "norm of small tokens")
+    for component in ("gemma", "embeddings_processor", "transformer", "video_encoder", "video_decoder", "audio_decoder"):
+        for path, layer in exam.module(component).named_modules():
+            eps = exam.facts.values["eps"].get(f"{component}.{path}")
+            if eps is None or type(layer).__name__ not in ("RMSNorm", "PixelNorm"):
+                continue
+            weight = np.array(layer.weight) + (component == "gemma") if "weight" in layer else np.ones(16)
+            x = 1e-3 * rng.standard_normal((1, 2, 1, 2, weight.size)).astype(np.float32)
+            scale = np.sqrt(np.mean(np.square(x, dtype=np.float64), axis=-1, keepdims=True) + eps)
+            site = f"{component}.{path}"
+            yield from exam.compare(
+                "norms", component, site, layer(mx.array(x)), x / scale * weight, STEP, "norm of small tokens"
+            )
+
+
 def dtypes(exam: Exam) -> Iterator[Problem]:
     """One bfloat16 step through the pipeline: roots are handed bfloat16, and no module of the transformer widens it."""
     models = Models(exam.native, mx.bfloat16, keep=True)

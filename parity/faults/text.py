@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
@@ -231,11 +232,10 @@ def last_state_without_norm() -> Iterator[None]:
 
 
 @register("FEX-04")
-def audio_without_its_rescale() -> Iterator[None]:
-    original = FeatureExtractorV2._project
-
+def audio_with_the_rescale_of_video() -> Iterator[None]:
     def project(self: FeatureExtractorV2, embed: Linear, normed: mx.array) -> mx.array:
-        return original(self, embed, normed) if embed is self.video_aggregate_embed else embed(normed)
+        width = self.video_aggregate_embed.weight.shape[0]
+        return embed(normed * math.sqrt(width / self.embedding_dim))
 
     with patched(FeatureExtractorV2, _project=project):
         yield

@@ -15,7 +15,7 @@ from parity.faults.registry import FAULTS, facts, fault, load
 from parity.matrix import ABILITIES, CHECKS
 from parity.sites import COMPONENTS
 
-PLACES = {*COMPONENTS, "export", "config"}
+PLACES = {*COMPONENTS, "export", "config", "checkpoint"}
 
 
 def test_every_known_mistake_is_a_patch_or_has_a_reason() -> None:
@@ -42,6 +42,10 @@ def test_an_unknown_fault_is_refused() -> None:
         pass
 
 
+def _code(value: object) -> bool:
+    return callable(value) or isinstance(value, (classmethod, staticmethod))
+
+
 def _port() -> dict[str, Any]:
     """Every function, class and class attribute of the port by name."""
     found: dict[str, Any] = {}
@@ -53,7 +57,7 @@ def _port() -> dict[str, Any]:
             if isinstance(value, (FunctionType, type)):
                 found[f"{info.name}.{name}"] = value
             if isinstance(value, type) and value.__module__.startswith("ltx_native"):
-                found |= {f"{info.name}.{name}.{key}": child for key, child in vars(value).items() if callable(child)}
+                found |= {f"{info.name}.{name}.{key}": child for key, child in vars(value).items() if _code(child)}
     return found
 
 
