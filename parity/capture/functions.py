@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -37,7 +38,11 @@ class Functions:
         return {"input_ids": tokens.input_ids, "attention_mask": tokens.attention_mask}
 
     def sigmas(self, record: Record, trace: Trace) -> Any:
-        return np.asarray(schedule.ltx2_sigmas(int(record.inputs["steps"]["value"])))
+        steps, latent = int(record.inputs["steps"]["value"]), record.inputs["latent"]
+        if "shape" not in latent:
+            return np.asarray(schedule.ltx2_sigmas(steps))
+        # The high-quality mode shifts for the tokens of its own latent (B, C, F, H, W).
+        return np.asarray(schedule.ltx2_sigmas(steps, math.prod(latent["shape"][2:])))
 
     def mel(self, record: Record, trace: Trace) -> Any:
         given = record.inputs["audio"]["fields"]
