@@ -40,6 +40,7 @@ COLUMNS = (
     "incoming_name",
     "gain",
     "bound",
+    "floor",
     "failed",
     "problem",
 )
@@ -75,6 +76,7 @@ class CaseResult:
     timings: Mapping[str, float] = field(default_factory=dict)
     provenance: Mapping[str, Any] = field(default_factory=dict)
     problem: str = ""
+    details: tuple[Mapping[str, Any], ...] = ()  # tensors kept for site pages
 
 
 def worst(rows: Iterable[Row]) -> Row | None:
@@ -101,6 +103,7 @@ def case_to_json(case: CaseResult, bounds: Bounds) -> dict[str, Any]:
         "media": dict(case.media),
         "timings": dict(case.timings),
         "provenance": dict(case.provenance),
+        "details": list(case.details),
     }
 
 
@@ -143,6 +146,7 @@ def _row_to_json(row: Row, bounds: Bounds, failed: bool) -> list[Any]:
         row.incoming_name,
         row.gain,
         row_bound(row, bounds),
+        row.floor,
         failed,
         row.problem,
     ]

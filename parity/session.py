@@ -26,7 +26,9 @@ from parity.capture.native import NativeRun, capture, injected_noise
 from parity.capture.reference import Checkpoint, ReferenceCache, ReferenceUnavailable, reference_replay
 from parity.capture.replay import Replayer
 from parity.cases import Case
+from parity.details import collect_details, worth_showing
 from parity.gate import Judgement, TensorPolicy, judge_tensors, load_policy, write_verdict
+from parity.gate_check import code_files
 from parity.localise import failing, first_guilty
 from parity.measure_case import Array, end_to_end, measure_pairs
 from parity.precision import measure_precision
@@ -73,12 +75,9 @@ class Session:
         native = capture(self.native_checkpoint(), case, injected_noise(reference), folder / "native-trace", manifest)
         ran = time.perf_counter()
         self._say(f"{case.name}: comparing …")
-        rows = measure_pairs(
-            alignment := align(reference.records, native.trace.records, case.mode),
-            reference,
-            native.trace,
-            Replayer(native.modules, reference, functions=self._functions()),
-        )
+        alignment = align(reference.records, native.trace.records, case.mode)
+        replayer = Replayer(native.modules, reference, functions=self._functions())
+        rows = measure_pairs(alignment, reference, native.trace, replayer)
         result = CaseResult(
             name=case.name,
             request=case.request(),
@@ -96,7 +95,10 @@ class Session:
             provenance={"reference": _manifest(reference)},
         )
         guilty = {id(row) for row in failing(rows, self.bounds)}
-        return replace(result, failed=frozenset(i for i, row in enumerate(rows) if id(row) in guilty))
+        failed = frozenset(i for i, row in enumerate(rows) if id(row) in guilty)
+        wanted = worth_showing(rows, failed, self.bounds, result.finding)
+        details = collect_details(rows, wanted, alignment, reference, native.trace, replayer)
+        return replace(result, failed=failed, details=tuple(details))
 
     def compare_bfloat16(self, case: Case, steps: Sequence[int]) -> CaseResult:
         """Every module in bfloat16 on the float32 run's inputs, against what the reference itself loses there."""
@@ -161,6 +163,7 @@ class Session:
         evidence = {
             "results": {"path": os.path.relpath(results, verdict.parent), "sha256": file_sha256(results)},
             "sites_compared": compared,
+            "files": code_files(),
             "dtype": "float32",
             "cases": [case.name for case in self.cases],
         }
