@@ -78,6 +78,16 @@ def test_a_second_onset_shows_only_when_it_stands_out(sides: Callable[..., dict[
     assert "begins here: UNLISTED" in text
 
 
+def test_what_takes_nothing_from_before_is_judged_by_itself(sides: Callable[..., dict[str, Trace]]) -> None:
+    sigmas = np.linspace(1, 0, 5, dtype=np.float32)
+    wrong = {"transformer.patchify_proj.first": np.ones((1, 6, 16), np.float32)}
+    other = {"transformer.patchify_proj.first": -np.ones((1, 6, 16), np.float32)}
+    same = {"native": {**wrong, "schedule": sigmas}, "official": {**wrong, "schedule": sigmas}}
+    rows = by_site(arbitrate(sides({}, {**same, "cli": {**other, "schedule": sigmas**2}})))
+    assert rows["transformer.patchify_proj.first"].onset
+    assert rows["schedule"].onset
+
+
 def test_a_benign_departure_hides_nothing(sides: Callable[..., dict[str, Trace]]) -> None:
     benign = Departure("placed-elsewhere", CHAIN[0], "0.2.0", "0.14.19", "w", "o", "e", benign=True)
     rows = by_site(arbitrate(sides({"cli": {CHAIN[0]: 0.9, CHAIN[1]: 0.001}}), [benign, KNOWN]))
