@@ -117,7 +117,8 @@ def _who(native_official: float, cli_official: float, native_cli: float) -> str:
 
 def _known(departures: Sequence[Departure], site: str, leaf: str) -> Departure | None:
     names = (f"{site}:{leaf}", site)
-    return next((d for d in departures if any(fnmatch.fnmatchcase(name, d.site) for name in names)), None)
+    patterns = ((d, pattern) for d in departures for pattern in d.site.split("|"))
+    return next((d for d, pattern in patterns if any(fnmatch.fnmatchcase(name, pattern) for name in names)), None)
 
 
 def _leaves(record: Record) -> dict[str, Tree]:
