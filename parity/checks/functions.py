@@ -18,9 +18,8 @@ from ltx_native.conditioning import (
 )
 from ltx_native.models import Models
 from ltx_native.patchify import VideoLatentShape
-from ltx_native.pipelines import retake
+from ltx_native.pipelines import retake, stages
 from ltx_native.request import Request
-from ltx_native.video_vae.tiled import tiled_decode
 from ltx_native.video_vae.tiling import SpatialTilingConfig, TemporalTilingConfig, TilingConfig
 from parity.checks.exam import Array, Exam, Problem
 from parity.checks.facts import GUIDED, PROMPTS
@@ -132,7 +131,8 @@ def tiles(exam: Exam) -> Iterator[Problem]:
     """A clip that is not square, decoded in tiles of 128 pixels and 16 frames, as the official decoder decodes it."""
     tiling = TilingConfig(SpatialTilingConfig(128, 32), TemporalTilingConfig(16, 8))
     latent = _last(exam.facts.given["tiled.latent"])
-    frames = mx.concatenate(list(tiled_decode(exam.module("video_decoder"), latent, tiling)), axis=1)
+    decode = vars(stages)["tiled_decode"]  # as the pipelines call it
+    frames = mx.concatenate(list(decode(exam.module("video_decoder"), latent, tiling)), axis=1)
     official = np.moveaxis(exam.facts.tensors["tiled.frames"], 1, -1)
     yield from exam.compare("tiles", "video_decoder", "video_decoder.tiled", frames, official, STEP, "decoded in tiles")
 

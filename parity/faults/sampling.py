@@ -38,8 +38,9 @@ def shift_from_token_count() -> Iterator[None]:
 
 @register("SCH-05")
 def base_sigmas_end_above_zero() -> Iterator[None]:
+    # Over N points the two conventions agree; the mistake that shows is to keep N + 1 of them.
     def linspace(steps: int) -> NDArray[np.float32]:
-        return np.append(np.linspace(1.0, 1.0 / steps, steps), 0.0).astype(np.float32)
+        return np.linspace(1.0, 1.0 / steps, steps + 1).astype(np.float32)
 
     with patched(schedule, _linspace_1_to_0=linspace):
         yield
