@@ -39,10 +39,10 @@ class Functions:
 
     def sigmas(self, record: Record, trace: Trace) -> Any:
         steps, latent = int(record.inputs["steps"]["value"]), record.inputs["latent"]
-        if "shape" not in latent:
+        if "items" not in latent:
             return np.asarray(schedule.ltx2_sigmas(steps))
-        # The high-quality mode shifts for the tokens of its own latent (B, C, F, H, W).
-        return np.asarray(schedule.ltx2_sigmas(steps, math.prod(latent["shape"][2:])))
+        # The high-quality mode shifts for the tokens of its own latent, whose shape (B, C, F, H, W) it hands over.
+        return np.asarray(schedule.ltx2_sigmas(steps, math.prod(int(size["value"]) for size in latent["items"][2:])))
 
     def mel(self, record: Record, trace: Trace) -> Any:
         given = record.inputs["audio"]["fields"]
