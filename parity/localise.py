@@ -46,7 +46,7 @@ def failing(rows: Sequence[Row], bounds: Bounds) -> list[Row]:
 def _fails(row: Row, bounds: Bounds) -> bool:
     if row.problem:
         return True
-    if row.local is None and not judged_in_run(row.key.site, row.output):
+    if row.local is None and not judged_in_run(row.key, row.output):
         return row.total is not None and not row.total.finite
     error = own_error(row)
     return error is None or not error <= row_bound(row, bounds)

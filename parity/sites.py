@@ -93,8 +93,10 @@ REPLAY_ONLY: tuple[str, ...] = ("audio_processor",)
 # Sites whose tensors must agree bit for bit in every dtype: integers, tables and coordinates, not results of matrix products.
 EXACT: tuple[str, ...] = ("tokenizer", "schedule", "state.*:positions", "state.*:denoise_mask")
 
-# Values that only the run produces but that must be right on their own: judged by the run's difference.
+# Values that only the run produces but that must be right on their own: judged by the run's difference. Later stages start
+# from what the first one made and carry its error on; the end of the run judges that.
 JUDGED_IN_RUN: tuple[str, ...] = ("state.*:latent", "state.*:clean_latent")
+FIRST_STAGE = "stage_1"
 
 # Outputs that are a module's own work, by the reference's leaf path, and where native has them. The rest passes through
 # (TransformerArgs of a block) or is a child's output handed on (the STFT inside MelSTFT).
@@ -138,9 +140,10 @@ def is_exact(site: str, output: str = "") -> bool:
     return _matches(site, output, EXACT)
 
 
-def judged_in_run(site: str, output: str = "") -> bool:
+def judged_in_run(key: Key, output: str = "") -> bool:
     """Whether a tensor without a replay answers for its difference in the run."""
-    return _matches(site, output, EXACT) or _matches(site, output, JUDGED_IN_RUN)
+    first = key.stage == FIRST_STAGE
+    return _matches(key.site, output, EXACT) or (first and _matches(key.site, output, JUDGED_IN_RUN))
 
 
 def _matches(site: str, output: str, patterns: tuple[str, ...]) -> bool:
