@@ -132,7 +132,9 @@ def normed_twice_in_tiles() -> Iterator[None]:
             # the second one over the four channels that a worker holds
             return self.norm(self.norm(x) * mx.arange(1, x.shape[-1] + 1)).astype(x.dtype)
 
-    def group(model: VideoDecoder, *args: Any) -> Any:
+    def group(model: Any, *args: Any) -> Any:
+        if not isinstance(model, VideoDecoder):
+            return original(model, *args)
         norm, model.conv_norm_out = model.conv_norm_out, Twice(model.conv_norm_out)
         try:
             return original(model, *args)
