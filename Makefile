@@ -15,6 +15,7 @@ demo: setup
 	$(NATIVE) -m parity.demo
 
 test: setup lint types
+	$(NATIVE) -m parity.warm
 	$(NATIVE) -m pytest tests -q -n 2
 	$(NATIVE) -m pytest parity -q -n 2 --dist loadfile
 

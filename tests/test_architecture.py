@@ -19,7 +19,7 @@ SHARED = {"config", "transformer_config", "gemma_config", "layers", "rope", "ker
 NO_MLX_AT_TOP = ("request", "verdict", "dispatch", "cli", "guidance_params", "errors")
 # Rooms of parity that may touch MLX or the engines; everything else is NumPy only.
 ENGINE_ROOMS = ("taps", "capture", "arbitration", "checks", "clip", "faults", "world", "suites")
-DRIVERS = {"session", "demo", "bench", "cli", "checkpoints"}
+DRIVERS = {"session", "demo", "bench", "warm", "cli", "checkpoints"}
 NUMPY_ONLY = {"metrics", "stats", "align", "compare", "localise", "gate", "results", "bounds", "trace", "sites", "precision"}
 
 
