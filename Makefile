@@ -8,7 +8,7 @@ export OMP_NUM_THREADS ?= 1
 export OPENBLAS_NUM_THREADS ?= 1
 export LTX_REFERENCE_PYTHON ?= $(CURDIR)/$(REFERENCE_VENV)/bin/python
 
-.PHONY: demo test setup system native reference lint types tests parity bench gate-simulate clean
+.PHONY: demo test setup system native reference lint types tests parity bench certify gate-simulate clean
 .DEFAULT_GOAL := demo
 
 demo: setup
@@ -50,6 +50,10 @@ parity: setup
 
 bench: setup
 	$(NATIVE) -m parity.bench
+
+# Switch every real port mistake on and see whether the harness names it; resumable.
+certify: setup
+	$(NATIVE) -m parity.certify
 
 # How often the fidelity gate passes what it should not: replays of recorded scores.
 gate-simulate: native
