@@ -17,7 +17,7 @@ demo: setup
 test: setup lint types
 	$(NATIVE) -m parity.warm
 	$(NATIVE) -m pytest tests -q -n 2
-	$(NATIVE) -m pytest parity -q -n 2 --dist loadfile
+	$(NATIVE) -m pytest parity -q -n 2 --dist loadfile -m 'slow or not slow'
 
 setup: native reference
 

@@ -16,6 +16,16 @@ if TYPE_CHECKING:
     from parity.session import Session
 
 
+# Suites that take longer than a coffee; `make test` runs them, `pytest parity/` does not.
+SLOW = ("test_modes", "test_clip_parity", "test_official_reference", "test_external_cli", "test_fidelity_smoke")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.path.stem in SLOW:
+            item.add_marker(pytest.mark.slow)
+
+
 @pytest.fixture(scope="session")
 def checkpoint(request: pytest.FixtureRequest) -> Checkpoint:
     folder = request.config.getoption("--parity-checkpoint")
