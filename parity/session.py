@@ -142,7 +142,7 @@ class Session:
         theirs.write_bytes(reference_video.read_bytes())
         return {"native": f"{case.name}/native.mp4", "reference": f"{case.name}/reference.mp4"}
 
-    def finish(self, verdict: Path | None = None) -> dict[str, Any]:
+    def finish(self, verdict: Path | None = None, page: bool = True) -> dict[str, Any]:
         """Judge all cases, write results.json, report.html and verdict.json (there, or to ``verdict``); returns the verdict."""
         judgement = judge_tensors(self.cases)
         verdict = verdict or self.output / "verdict.json"
@@ -158,7 +158,8 @@ class Session:
                 "cases": [case_to_json(case, self.bounds) for case in self.cases],
             },
         )
-        build_report(results)
+        if page:
+            build_report(results)
         compared = sum(case.coverage.compared for case in self.cases if case.coverage)
         evidence = {
             "results": {"path": os.path.relpath(results, verdict.parent), "sha256": file_sha256(results)},

@@ -43,7 +43,7 @@ def healthy(checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory) ->
     """A verdict that lets native serve."""
     session = Session(checkpoint, tmp_path_factory.mktemp("healthy"), cache())
     result = session.compare(T2V_SQUARE)
-    assert session.finish()["verdict"] == "pass", result.finding
+    assert session.finish(page=False)["verdict"] == "pass", result.finding
     return session.output / "verdict.json"
 
 
@@ -57,7 +57,7 @@ def test_without_the_reference_nothing_passes(checkpoint: Checkpoint, tmp_path: 
     monkeypatch.setenv("LTX_REFERENCE_PYTHON", str(tmp_path / "gone" / "python"))
     session = Session(checkpoint, tmp_path / "run", cache())
     session.compare(T2V_SQUARE)
-    verdict = session.finish()
+    verdict = session.finish(page=False)
     assert verdict["verdict"] == "inconclusive"
     assert "make reference" in verdict["reasons"][0]
     choice = choose(checkpoint, tmp_path / "run" / "verdict.json")
@@ -80,7 +80,7 @@ def test_a_truncated_trace_is_no_evidence(checkpoint: Checkpoint, tmp_path: Path
 
     monkeypatch.setattr(ReferenceCache, "capture", cut)
     session.compare(T2V_SQUARE)
-    assert session.finish()["verdict"] == "inconclusive"
+    assert session.finish(page=False)["verdict"] == "inconclusive"
     assert choose(checkpoint, tmp_path / "run" / "verdict.json").engine == "bridge"
 
 
@@ -113,7 +113,7 @@ def test_a_nan_in_one_weight_is_found(checkpoint: Checkpoint, healthy: Path, tmp
     # … and a new comparison on this one cannot pass.
     session = Session(poisoned, tmp_path / "run", cache())
     session.compare(T2V_SQUARE)
-    assert session.finish()["verdict"] in ("fail", "inconclusive")
+    assert session.finish(page=False)["verdict"] in ("fail", "inconclusive")
     choice = choose(poisoned, tmp_path / "run" / "verdict.json")
     assert choice.engine == "bridge"
     print(choice.reason)
@@ -138,5 +138,5 @@ def _poison(source: Path, target: Path, key: str) -> None:
 
 def test_a_session_without_cases_is_inconclusive(checkpoint: Checkpoint, tmp_path: Path) -> None:
     session = Session(checkpoint, tmp_path, cache())
-    assert session.finish()["verdict"] == "inconclusive"
+    assert session.finish(page=False)["verdict"] == "inconclusive"
     assert Judgement("pass").join(Judgement("inconclusive")).verdict == "inconclusive"
