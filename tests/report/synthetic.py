@@ -62,6 +62,7 @@ class Maker:
             "incoming": total,
             "incoming_name": "x",
             "gain": (total - local) / total,
+            "floor": None,
             "bound": BOUND,
             "failed": False,
             "problem": "",
