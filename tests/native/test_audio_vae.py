@@ -34,11 +34,11 @@ def test_encoder_shape(encoder: AudioEncoder, frames: int, latents: int) -> None
 def test_neither_looks_ahead(decoder: AudioDecoder, encoder: AudioEncoder) -> None:
     z = normal(1, 6, 16, 2)
     later = mx.concatenate([z[:, :4], z[:, 4:] + 1], axis=1)
-    assert rel_l2(decoder(later)[:, :13], decoder(z)[:, :13]) < 1e-6
+    assert rel_l2(decoder(later)[:, :13], decoder(z)[:, :13]) < 3e-6
     assert rel_l2(decoder(later)[:, 13:], decoder(z)[:, 13:]) > 1e-2
     x = normal(1, 21, 64, 2)
     later = mx.concatenate([x[:, :13], x[:, 13:] + 1], axis=1)
-    assert rel_l2(encoder(later)[:, :4], encoder(x)[:, :4]) < 1e-6
+    assert rel_l2(encoder(later)[:, :4], encoder(x)[:, :4]) < 3e-6
 
 
 def test_a_frame_is_normalised_channel_by_channel(decoder: AudioDecoder) -> None:
@@ -46,8 +46,8 @@ def test_a_frame_is_normalised_channel_by_channel(decoder: AudioDecoder) -> None
     flat = np.asarray(x).transpose(0, 1, 3, 2).reshape(1, 3, 32)  # the checkpoint's order: channel, then mel bin
     flat = flat * np.asarray(statistics.std_of_means) + np.asarray(statistics.mean_of_means)
     expected = flat.reshape(1, 3, 2, 16).transpose(0, 1, 3, 2)
-    assert rel_l2(statistics.un_normalize(x), expected) < 1e-6
-    assert rel_l2(statistics.normalize(statistics.un_normalize(x)), x) < 1e-6
+    assert rel_l2(statistics.un_normalize(x), expected) < 3e-6
+    assert rel_l2(statistics.normalize(statistics.un_normalize(x)), x) < 3e-6
 
 
 def test_parameters_bear_the_official_names(decoder: AudioDecoder, encoder: AudioEncoder) -> None:

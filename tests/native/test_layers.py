@@ -51,14 +51,14 @@ def numpy_attention(q: Array, k: Array, v: Array, scale: float, mask: Array | No
 def test_exp2_over_its_whole_range() -> None:
     x = np.linspace(-126, 126, 200_001).astype(np.float32)
     expected = np.exp2(x.astype(np.float64))
-    assert float((np.abs(f64(exp2(mx.array(x))) - expected) / expected).max()) <= 2e-7
+    assert float((np.abs(f64(exp2(mx.array(x))) - expected) / expected).max()) <= 4e-7
 
 
 def test_gelu_tanh_in_both_dtypes() -> None:
     x = mx.array(np.linspace(-12, 12, 50_001).astype(np.float32))
     z = f64(x)
     expected = 0.5 * z * (1 + np.tanh(math.sqrt(2 / math.pi) * (z + 0.044715 * z**3)))
-    assert rel_l2(gelu_tanh(x), expected) <= 2e-7
+    assert rel_l2(gelu_tanh(x), expected) <= 4e-7
     half = x.astype(mx.bfloat16)
     assert mx.array_equal(gelu_tanh(half), gelu_tanh(half.astype(mx.float32)).astype(mx.bfloat16)), "one rounding"
     assert bool(mx.isnan(gelu_tanh(mx.array([math.nan]))).item())
@@ -80,7 +80,7 @@ def test_attention_against_float64(length: int, groups: int, kind: str) -> None:
     }
     native, expected = masks[kind]
     result = attention(q, k, v, 0.3, native)
-    assert rel_l2(result, numpy_attention(f64(q), f64(k), f64(v), 0.3, expected)) <= 1e-6
+    assert rel_l2(result, numpy_attention(f64(q), f64(k), f64(v), 0.3, expected)) <= 3e-6
 
 
 def test_attention_in_bfloat16_rounds_its_result_only() -> None:
@@ -100,8 +100,8 @@ def test_rms_norm_against_float64() -> None:
     x, weight = 3 * normal(5, 1024), normal(1024, seed=1)
     z = f64(x)
     expected = z / np.sqrt((z**2).mean(axis=-1, keepdims=True) + 1e-6)
-    assert rel_l2(rms_norm(x), expected) <= 1e-6
-    assert rel_l2(rms_norm(x, weight), expected * f64(weight)) <= 1e-6
+    assert rel_l2(rms_norm(x), expected) <= 3e-6
+    assert rel_l2(rms_norm(x, weight), expected * f64(weight)) <= 3e-6
 
 
 # RoPE -----------------------------------------------------------------------------------------------------------------
@@ -123,7 +123,7 @@ def frequencies(rope_type: str) -> tuple[mx.array, mx.array]:
 def test_the_frequency_grid_is_geometric_from_half_pi() -> None:
     for generate in (generate_freq_grid_np, generate_freq_grid_float32):
         grid = f64(generate(10000.0, 3, 384))
-        assert rel_l2(grid, np.pi / 2 * 10000.0 ** np.linspace(0, 1, 64)) <= 1e-6
+        assert rel_l2(grid, np.pi / 2 * 10000.0 ** np.linspace(0, 1, 64)) <= 3e-6
     assert f64(generate_freq_grid_float32(10000.0, 3, 6)).tolist() == [float(np.float32(np.pi / 2))]
 
 
@@ -145,10 +145,10 @@ def test_rotation_keeps_lengths_and_undoes_itself(rope_type: str) -> None:
     cos, sin = frequencies(rope_type)
     x = normal(1, 9, HEADS * DIM)
     turned = apply_rotary_emb(x, (cos, sin), rope_type)
-    assert abs(float(mx.square(turned).sum()) / float(mx.square(x).sum()) - 1) <= 1e-6
+    assert abs(float(mx.square(turned).sum()) / float(mx.square(x).sum()) - 1) <= 3e-6
     back = apply_rotary_emb(turned, (cos, -sin), rope_type)
     back = back.swapaxes(1, 2).reshape(x.shape) if rope_type == "split" else back
-    assert rel_l2(back, f64(x)) <= 1e-6
+    assert rel_l2(back, f64(x)) <= 3e-6
 
 
 def test_split_rotates_halves_and_interleaved_rotates_neighbours() -> None:
@@ -205,15 +205,15 @@ def test_attention_layer_against_float64(rope_type: str, heads: int) -> None:
     out = numpy_attention(prepared("q"), prepared("k"), v, (HEADS * DIM // heads) ** -0.5, None)
     gates = 2 / (1 + np.exp(-linear("to_gate_logits", f64(x))))
     out = (out.swapaxes(1, 2) * gates[..., None]).reshape(1, 9, -1)
-    assert rel_l2(made(x, pe=(cos, sin)), linear("to_out.0", out)) <= 1e-6
+    assert rel_l2(made(x, pe=(cos, sin)), linear("to_out.0", out)) <= 3e-6
 
 
 def test_perturbation_blends_with_the_values() -> None:
     made, x = layer(), normal(2, 9, HEADS * DIM)
     plain, skipped = made(x), made(x, all_perturbed=True)
     mixed = made(x, perturbation_mask=mx.array([1.0, 0.0])[:, None, None])
-    assert rel_l2(mixed[0], f64(plain[0])) <= 1e-6
-    assert rel_l2(mixed[1], f64(skipped[1])) <= 1e-6
+    assert rel_l2(mixed[0], f64(plain[0])) <= 3e-6
+    assert rel_l2(mixed[1], f64(skipped[1])) <= 3e-6
     assert rel_l2(plain[1], f64(skipped[1])) >= 1e-2
 
 
@@ -222,7 +222,7 @@ def test_masks_of_every_rank(shape: tuple[int, ...]) -> None:
     made, x, context = layer(), normal(1, 9, HEADS * DIM), normal(1, 5, HEADS * DIM, seed=4)
     additive = mx.where(mx.arange(5) < 3, 0.0, float(np.finfo(np.float32).min))
     masked = made(x, context=context, mask=mx.broadcast_to(additive, shape))
-    assert rel_l2(masked, f64(made(x, context=context[:, :3]))) <= 1e-6
+    assert rel_l2(masked, f64(made(x, context=context[:, :3]))) <= 3e-6
 
 
 def test_zero_gate_logits_change_nothing() -> None:
@@ -230,7 +230,7 @@ def test_zero_gate_logits_change_nothing() -> None:
     plain.update({k: v for k, v in gated.parameters().items() if k != "to_gate_logits"})
     gated.to_gate_logits.weight, gated.to_gate_logits.bias = mx.zeros((HEADS, HEADS * DIM)), mx.zeros(HEADS)
     x = normal(1, 9, HEADS * DIM)
-    assert rel_l2(gated(x), f64(plain(x))) <= 1e-6
+    assert rel_l2(gated(x), f64(plain(x))) <= 3e-6
 
 
 def test_feed_forward_keys_and_width() -> None:

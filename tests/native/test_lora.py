@@ -40,7 +40,7 @@ def test_two_adapters_are_added_with_their_strengths(tiny: Paths, tmp_path: Path
             if (layer := name.removesuffix(".weight")) in lora.layers and name.endswith(".weight"):
                 factors = lora.layers[layer]
                 want = want + lora.strength * np.array(factors.b, np.float64) @ np.array(factors.a, np.float64)
-        assert np.linalg.norm(np.array(value) - want) <= 1e-6 * np.linalg.norm(want), name
+        assert np.linalg.norm(np.array(value) - want) <= 3e-6 * np.linalg.norm(want), name
     changed = {n.removesuffix(".weight") for n in plain if not mx.array_equal(plain[n], fused[n]).item()}
     assert changed == set(first.layers) | set(second.layers)
 

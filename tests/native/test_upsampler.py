@@ -51,7 +51,7 @@ def test_blur_is_the_same_for_all_channels_and_skips_places() -> None:
     for i, j in np.ndindex(3, 4):
         window = padded[:, 2 * i : 2 * i + 5, 2 * j : 2 * j + 5]
         expected[:, i, j] = (window * np.outer(row, row)[None, :, :, None]).sum(axis=(1, 2))
-    assert rel_l2(blur(x=x), expected) < 1e-6
+    assert rel_l2(blur(x=x), expected) < 3e-6
     assert bool(mx.array_equal(BlurDownsample(1)(x=x), x).item())
 
 

@@ -57,7 +57,7 @@ def test_encoder_does_not_look_ahead(encoder: VideoEncoder) -> None:
     x = normal(1, 17, 32, 32, 3)
     changed = mx.concatenate([x[:, :9], x[:, 9:] + 1], axis=1)
     before, after = encoder(x), encoder(changed)
-    assert rel_l2(after[:, :2], before[:, :2]) < 1e-6
+    assert rel_l2(after[:, :2], before[:, :2]) < 3e-6
     assert rel_l2(after[:, 2:], before[:, 2:]) > 1e-2
 
 
@@ -72,14 +72,14 @@ def test_small_pieces_change_nothing(monkeypatch: pytest.MonkeyPatch, decoder: V
     decoded, encoded = decoder(z), encoder(x)
     mx.eval(decoded, encoded)
     monkeypatch.setattr(conv, "PIECE_BYTES", 2000)
-    assert rel_l2(decoder(z), decoded) < 1e-6
-    assert rel_l2(encoder(x), encoded) < 1e-6
+    assert rel_l2(decoder(z), decoded) < 3e-6
+    assert rel_l2(encoder(x), encoded) < 3e-6
 
 
 def test_batches_do_not_mix(decoder: VideoDecoder, encoder: VideoEncoder) -> None:
     for network, x in ((decoder, normal(2, 2, 2, 2, 16)), (encoder, normal(2, 9, 32, 32, 3))):
         one_by_one = mx.concatenate([network(x[:1]), network(x[1:])])
-        assert rel_l2(network(x), one_by_one) < 1e-6
+        assert rel_l2(network(x), one_by_one) < 3e-6
 
 
 def test_parameters_bear_the_official_names(decoder: VideoDecoder, encoder: VideoEncoder) -> None:
@@ -107,9 +107,9 @@ def test_everything_stays_in_bfloat16() -> None:
 
 def test_statistics_are_undone(encoder: VideoEncoder) -> None:
     statistics, x = encoder.per_channel_statistics, normal(1, 2, 2, 2, 16)
-    assert rel_l2(statistics.un_normalize(statistics.normalize(x)), x) < 1e-6
+    assert rel_l2(statistics.un_normalize(statistics.normalize(x)), x) < 3e-6
     expected = np.asarray(x) * np.asarray(statistics.std_of_means) + np.asarray(statistics.mean_of_means)
-    assert rel_l2(statistics.un_normalize(x), expected) < 1e-6
+    assert rel_l2(statistics.un_normalize(x), expected) < 3e-6
 
 
 def test_places_fold_into_channels_in_the_official_order() -> None:
@@ -162,7 +162,7 @@ def test_tiles_add_up_to_the_whole(
     whole: Any = Repeat()
     chunks = list(tiled_decode(whole, z, TilingConfig(space, time)))
     assert all(chunk.shape[1] > 0 for chunk in chunks)
-    assert rel_l2(mx.concatenate(chunks, axis=1), whole(z)) < 1e-6
+    assert rel_l2(mx.concatenate(chunks, axis=1), whole(z)) < 3e-6
 
 
 @settings(max_examples=25, deadline=None)
@@ -176,17 +176,17 @@ def test_encoder_tiles_cover_every_latent_once(
         time = None
     video = normal(1, 8 * frames + 1, 32 * height, 32 * width, 3)
     whole: Any = Pick()
-    assert rel_l2(tiled_encode(whole, video, TilingConfig(space, time)), whole(video)) < 1e-6
+    assert rel_l2(tiled_encode(whole, video, TilingConfig(space, time)), whole(video)) < 3e-6
 
 
 def test_one_tile_is_the_plain_decode(decoder: VideoDecoder, encoder: VideoEncoder) -> None:
     z = normal(1, 2, 2, 2, 16)
     (chunk,) = tiled_decode(decoder, z, TilingConfig.default())
-    assert rel_l2(chunk, decoder(z)) < 1e-6
+    assert rel_l2(chunk, decoder(z)) < 3e-6
     (chunk,) = tiled_decode(decoder, z)
     assert bool(mx.array_equal(chunk, decoder(z)).item())
     x = normal(1, 9, 64, 64, 3)
-    assert rel_l2(tiled_encode(encoder, x, TilingConfig.default()), encoder(x)) < 1e-6
+    assert rel_l2(tiled_encode(encoder, x, TilingConfig.default()), encoder(x)) < 3e-6
 
 
 def test_tiled_decode_streams(decoder: VideoDecoder) -> None:

@@ -58,8 +58,8 @@ def test_final_activation_follows_the_config() -> None:
     mel = normal(1, 2, 64, 2)
     raw = randomized(Vocoder(replace(VOCODER, apply_final_activation=False)))(mel) * 1
     assert float(mx.abs(raw).max()) > 1, "the case must clip to tell the rules apart"
-    assert rel_l2(randomized(Vocoder(VOCODER))(mel), mx.clip(raw, -1, 1)) < 1e-6
-    assert rel_l2(randomized(Vocoder(replace(VOCODER, use_tanh_at_final=True)))(mel), mx.tanh(raw)) < 1e-6
+    assert rel_l2(randomized(Vocoder(VOCODER))(mel), mx.clip(raw, -1, 1)) < 3e-6
+    assert rel_l2(randomized(Vocoder(replace(VOCODER, use_tanh_at_final=True)))(mel), mx.tanh(raw)) < 3e-6
     assert "bias" in Vocoder(replace(VOCODER, use_bias_at_final=True)).conv_post
     assert "bias" not in Vocoder(VOCODER).conv_post
 
@@ -72,7 +72,7 @@ def test_upsampling_filter(length: int) -> None:
     full = np.zeros((2, 2 * padded.shape[1] + 10, 3))
     for i in range(padded.shape[1]):
         full[:, 2 * i : 2 * i + 12] += padded[:, i : i + 1] * taps[None, :, None]
-    assert rel_l2(module(x=x), 2 * full[:, 15:-15]) < 1e-6
+    assert rel_l2(module(x=x), 2 * full[:, 15:-15]) < 3e-6
 
 
 @pytest.mark.parametrize("length", [2, 10, 129])
@@ -81,7 +81,7 @@ def test_downsampling_filter(length: int) -> None:
     taps = np.asarray(module.lowpass.filter, dtype=np.float64).reshape(-1)
     padded = np.pad(np.asarray(x, dtype=np.float64), ((0, 0), (5, 6), (0, 0)), mode="edge")
     expected = [(padded[:, i : i + 12] * taps[None, :, None]).sum(axis=1) for i in range(0, length, 2)]
-    assert rel_l2(module(x=x), np.stack(expected, axis=1)) < 1e-6
+    assert rel_l2(module(x=x), np.stack(expected, axis=1)) < 3e-6
 
 
 def test_skip_path_keeps_a_tone() -> None:
@@ -99,7 +99,7 @@ def test_snake() -> None:
     module, x = randomized(SnakeBeta(4)), normal(1, 50, 4)
     alpha, beta = (np.exp(np.asarray(v, dtype=np.float64)) for v in (module.alpha, module.beta))
     wide = np.asarray(x, dtype=np.float64)
-    assert rel_l2(module(x=x), wide + np.sin(alpha * wide) ** 2 / (beta + 1e-9)) < 1e-6
+    assert rel_l2(module(x=x), wide + np.sin(alpha * wide) ** 2 / (beta + 1e-9)) < 3e-6
 
 
 def test_spectrogram_is_causal_and_is_the_fourier_transform() -> None:
@@ -114,15 +114,15 @@ def test_spectrogram_is_causal_and_is_the_fourier_transform() -> None:
     frames = np.stack([padded[:, i : i + 512] * window for i in range(0, 1600, 80)], axis=1)
     spectrum = np.fft.rfft(frames, axis=-1)
     magnitude, phase = module.stft_fn(y=wave)
-    assert rel_l2(magnitude, np.abs(spectrum)) < 1e-6
+    assert rel_l2(magnitude, np.abs(spectrum)) < 3e-6
     assert rel_l2(mx.cos(phase), np.cos(np.angle(spectrum))) < 1e-3
     expected = np.log(np.maximum(np.abs(spectrum) @ np.asarray(module.mel_basis, dtype=np.float64).T, 1e-5))
-    assert rel_l2(module(wave), expected) < 1e-6
+    assert rel_l2(module(wave), expected) < 3e-6
 
     later = mx.concatenate([wave[:, :800], wave[:, 800:] * 2], axis=1)
-    assert rel_l2(module(later)[:, :10], module(wave)[:, :10]) < 1e-6
+    assert rel_l2(module(later)[:, :10], module(wave)[:, :10]) < 3e-6
     silence = module(mx.zeros((1, 160)))
-    assert rel_l2(silence, np.full((1, 2, 64), math.log(1e-5))) < 1e-6
+    assert rel_l2(silence, np.full((1, 2, 64), math.log(1e-5))) < 3e-6
 
 
 def test_parameters_bear_the_official_names(vocoder: VocoderWithBWE) -> None:
