@@ -81,7 +81,8 @@ def convert(
         entries = _write_model(header, temporary, cast, how, variant)
         for upsampler in extra:
             entries += _write_upsampler(upsampler, temporary, cast)
-        _write_configs(header, temporary, how, variant)
+        config, version = json.loads(header.metadata["config"]), header.metadata.get("model_version", "")
+        write_configs(config, version, temporary, how, variant)
         report = Report(target, tuple(entries))
         _write_json(temporary / "conversion.json", [asdict(entry) for entry in entries])
         os.chmod(temporary, 0o755)
@@ -165,12 +166,11 @@ def _write_upsampler(header: Header, folder: Path, cast: mx.Dtype) -> list[Conve
     return entries
 
 
-def _write_configs(header: Header, folder: Path, how: Quantisation | None, variant: str) -> None:
+def write_configs(config: dict[str, Any], version: str, folder: Path, how: Quantisation | None, variant: str) -> None:
     """`embedded_config.json` is the official config; `config.json` the flat one that ltx-2-mlx falls back to."""
-    config = json.loads(header.metadata["config"])
     _write_json(folder / "embedded_config.json", config)
     flat: dict[str, Any] = {
-        "model_version": header.metadata.get("model_version", ""),
+        "model_version": version,
         "is_v2": True,
         "model_type": "AudioVideo",
     }
