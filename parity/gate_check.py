@@ -34,16 +34,20 @@ class GateCheck:
             return 0
         return 3 if self.verdict == "inconclusive" else 1
 
+    @property
+    def next_step(self) -> str:
+        return "ltx-native generate" if self.holds else "parity compare"
+
     def lines(self) -> list[str]:
         """What to print, the next command last."""
         if self.holds:
-            return [f"{self.path}: {self.verdict}, and nothing changed since"]
+            return [f"{self.path}: {self.verdict}, and nothing changed since", f"next: {self.next_step}"]
         found = [f"{self.path}: the verdict does not hold", *(f"  {reason}" for reason in self.reasons)]
         if self.changed:
             found += ["changed since the verdict:", *(f"  {name}" for name in self.changed)]
         if self.unknown:
             found.append(self.unknown)
-        return [*found, "next: parity gate"]
+        return [*found, f"next: {self.next_step}"]
 
 
 def code_files() -> dict[str, str]:

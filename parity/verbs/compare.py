@@ -1,0 +1,45 @@
+"""`parity compare`: run both sides on one request, measure every site, judge, write results, page and verdict."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+
+from parity.results import CaseResult
+from parity.verbs.common import REPORTS, STATUS, add_request_arguments, case_of, checkpoint_of, reference_cache, show
+
+
+def add_arguments(verb: argparse.ArgumentParser) -> None:
+    add_request_arguments(verb)
+    verb.add_argument("-o", "--output", type=Path, default=REPORTS / "compare", help="folder for results, page and media")
+    verb.add_argument("--bfloat16", action="store_true", help="judge every module in bfloat16, too")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Status 0 pass, 1 fail, 3 inconclusive."""
+    from parity.session import Session
+
+    case = case_of(args)
+    session = Session(checkpoint_of(args), args.output, reference_cache(), quiet=args.quiet)
+    result = session.compare(case)
+    if args.bfloat16:
+        session.compare_bfloat16(case, (0, case.steps - 1))
+    verdict = session.finish()
+    found = {
+        "verdict": verdict["verdict"],
+        "reasons": verdict["reasons"],
+        "coverage": result.coverage.sentence() if result.coverage else None,
+        "report": str(args.output / "report.html"),
+    }
+    show(args, found, _next_step(args.output, verdict["verdict"], session.cases))
+    return STATUS[verdict["verdict"]]
+
+
+def _next_step(output: Path, verdict: str, cases: Sequence[CaseResult]) -> str:
+    """Promote what passed, explain what was found, look at the machine when nothing could be compared."""
+    if verdict == "pass":
+        return shlex.join(["parity", "gate", "--promote", str(output / "verdict.json")])
+    site = next((case.finding.key.site for case in cases if case.finding is not None), None)
+    return shlex.join(["parity", "explain", site]) if site else "parity doctor"
