@@ -15,7 +15,8 @@ import mlx.core as mx
 from ltx_native.checkpoint import Checkpoint as NativeCheckpoint
 from ltx_native.noise import Noise
 from parity.arbitration import checkpoint as made
-from parity.arbitration.table import Row, arbitrate, read_departures
+from parity.arbitration.departures import read_departures
+from parity.arbitration.table import Row, arbitrate
 from parity.capture.native import capture
 from parity.capture.reference import Checkpoint, arguments_of, run_official
 from parity.cases import Case, Guidance

@@ -4,41 +4,25 @@ from __future__ import annotations
 
 import fnmatch
 import itertools
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from parity.arbitration.departures import Departure, excuse, is_excuse, known
 from parity.sites import compared_outputs, to_native_layout
 from parity.trace import Record, Trace, Tree, leaves
 
 Array = npt.NDArray[Any]
+CLI_PACKAGE = "ltx-pipelines-mlx"  # its version is the CLI's
 SIDES = ("native", "cli", "official")
 PAIRS = (("native", "official"), ("cli", "official"), ("native", "cli"))
 TOLERANCE = 1e-5  # rel_l2 in float32, below which two sides say the same
 APART = 10.0  # the outlier is at least so many times farther from the other two than they are from each other
 JUMP = 5.0  # an onset exceeds what came before it by this factor
 SOURCES = ("tokenizer", "schedule", "noise.*", "state.*")  # they take nothing from what ran before them
-DEPARTURES = Path(__file__).with_name("departures.toml")
-
-
-@dataclass(frozen=True)
-class Departure:
-    """A known departure of the CLI: where it begins, since and up to which version it was seen, why, and the proof."""
-
-    name: str
-    site: str
-    since: str
-    expires: str
-    what: str
-    official: str
-    evidence: str
-    correction: str = ""
-    benign: bool = False
 
 
 @dataclass(frozen=True)
@@ -55,22 +39,24 @@ class Row:
     onset: bool
     departure: str
 
+    @property
+    def excused(self) -> bool:
+        """Nothing of the CLI's begins here, or a listed departure that holds for its version."""
+        return is_excuse(self.departure)
+
     def to_json(self) -> dict[str, Any]:
         return {name: None if value != value else value for name, value in asdict(self).items()}
-
-
-def read_departures(path: Path = DEPARTURES) -> tuple[Departure, ...]:
-    with path.open("rb") as file:
-        return tuple(Departure(**entry) for entry in tomllib.load(file)["departure"])
 
 
 def arbitrate(traces: Mapping[str, Trace], departures: Sequence[Departure] = (), sites: Sequence[str] = ()) -> list[Row]:
     """Rows in the official code's order of execution, for every site (of these globs) that all three sides recorded.
 
+    A departure excuses a site only on the versions of the CLI that it was seen on; the CLI's trace says which one ran.
     Raises ValueError when there is no such site: an empty table is no evidence.
     """
     records = {side: traces[side].by_key() for side in SIDES}
     masks = _masks(traces["official"])
+    version = traces["cli"].manifest.get("versions", {}).get(CLI_PACKAGE)
     rows: list[Row] = []
     reached = 0.0
     for key, official in records["official"].items():
@@ -93,12 +79,12 @@ def arbitrate(traces: Mapping[str, Trace], departures: Sequence[Departure] = (),
             departs = _who(native_official, cli_official, native_cli)
             before = 0.0 if any(fnmatch.fnmatchcase(key.site, pattern) for pattern in SOURCES) else reached
             onset = departs in ("cli", "all") and not cli_official <= max(before * JUMP, TOLERANCE)
-            found_known = _known(departures, key.site, leaf) if onset else None
-            known = "" if not onset else found_known.name if found_known else "UNLISTED"
-            if cli_official == cli_official and not (found_known and found_known.benign):
+            listed = known(departures, key.site, leaf) if onset else None
+            name = excuse(listed, version) if onset else ""
+            if cli_official == cli_official and not (listed and listed.benign):
                 reached = max(reached, cli_official)
             place = str(key).removeprefix(key.site).strip()
-            rows.append(Row(key.site, place, leaf, native_official, cli_official, native_cli, departs, onset, known))
+            rows.append(Row(key.site, place, leaf, native_official, cli_official, native_cli, departs, onset, name))
     if not rows:
         raise ValueError("no site was recorded on all three sides: nothing was arbitrated")
     return rows
@@ -113,12 +99,6 @@ def _who(native_official: float, cli_official: float, native_cli: float) -> str:
     outlier = min(distances, key=lambda side: distances[side])
     others = min(value for side, value in distances.items() if side != outlier)
     return outlier if others >= APART * distances[outlier] else "all"
-
-
-def _known(departures: Sequence[Departure], site: str, leaf: str) -> Departure | None:
-    names = (f"{site}:{leaf}", site)
-    patterns = ((d, pattern) for d in departures for pattern in d.site.split("|"))
-    return next((d for d, pattern in patterns if any(fnmatch.fnmatchcase(name, pattern) for name in names)), None)
 
 
 def _leaves(record: Record) -> dict[str, Tree]:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +10,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 from markupsafe import Markup
 
+from parity.files import write_text
 from parity.report import media
 from parity.report.fidelity_view import fidelity_view
 from parity.report.growth import growth
@@ -56,22 +55,6 @@ def read_results(path: Path) -> dict[str, Any]:
     return dict(results)
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write under a temporary name and rename, readable like any other file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as stream:
-            stream.write(text)
-        mask = os.umask(0)
-        os.umask(mask)
-        os.chmod(temporary, 0o666 & ~mask)
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-
-
 def render(results: Mapping[str, Any], media_folder: Path) -> str:
     """The page's HTML: every text is escaped, everything it shows is inside."""
     environment = template_environment()
@@ -96,6 +79,7 @@ def render(results: Mapping[str, Any], media_folder: Path) -> str:
         guilty=next((case for case in cases if case["guilty"]), None),
         fidelity=fidelity_view(fidelity) if fidelity else None,
         certificate=results.get("certificate"),
+        departures=results.get("departures"),
         provenance=[(case["name"], flat(case["provenance"])) for case in results["cases"]],
         environment=flat(results["environment"]),
         policy=flat(results.get("policy", {})),

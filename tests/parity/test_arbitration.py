@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -9,7 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from parity.arbitration.table import Departure, arbitrate, read_departures, table
+from parity.arbitration.command import status
+from parity.arbitration.departures import Departure, for_report, read_departures
+from parity.arbitration.table import arbitrate, table
 from parity.trace import Trace, TraceWriter
 
 RNG = np.random.default_rng(0)
@@ -29,11 +33,15 @@ def sides(tmp_path: Path) -> Callable[..., dict[str, Trace]]:
     """Three traces of the chain; `changes` maps a side to what is added at which sites."""
 
     def make(
-        changes: Mapping[str, Mapping[str, float]], extra: Mapping[str, Mapping[str, Any]] | None = None
+        changes: Mapping[str, Mapping[str, float]],
+        extra: Mapping[str, Mapping[str, Any]] | None = None,
+        cli: str | None = "0.14.19",
     ) -> dict[str, Trace]:
         traces = {}
+        versions = {"ltx-pipelines-mlx": cli}
         for side in ("native", "cli", "official"):
-            with TraceWriter(tmp_path / side, {"side": side, "engine": side}) as writer:
+            shutil.rmtree(tmp_path / side, ignore_errors=True)
+            with TraceWriter(tmp_path / side, {"side": side, "engine": side, "versions": versions}) as writer:
                 store = writer.store
                 ids = {"fields": {name: store(array) for name, array in IDS.items()}}
                 writer.append("tokenizer", ids, kind="function", stage="stage_1")
@@ -76,6 +84,40 @@ def test_a_second_onset_shows_only_when_it_stands_out(sides: Callable[..., dict[
     text = table(list(rows.values()))
     assert "begins here: first-attention" in text
     assert "begins here: UNLISTED" in text
+
+
+@pytest.mark.parametrize(
+    ("version", "excused"),
+    [("0.14.19", True), ("0.2.0", True), ("0.14.20", False), ("1.0.0", False), ("0.1.9", False), (None, False), ("dev", False)],
+)
+def test_a_departure_excuses_only_the_versions_it_was_seen_on(
+    version: str | None, excused: bool, sides: Callable[..., dict[str, Trace]]
+) -> None:
+    rows = arbitrate(sides({"cli": {CHAIN[1]: 0.001}}, cli=version), [KNOWN])
+    (onset,) = [row for row in rows if row.onset]
+    assert onset.departure == ("first-attention" if excused else "EXPIRED first-attention")
+    assert onset.excused is excused
+    assert status(rows) == (0 if excused else 1)
+    assert (f"begins here: {onset.departure}") in table(rows)
+
+
+def test_the_report_lists_every_departure_with_what_was_measured(
+    sides: Callable[..., dict[str, Trace]], tmp_path: Path
+) -> None:
+    plain = for_report(tmp_path / "absent.json")
+    assert [row["name"] for row in plain["rows"]] == [departure.name for departure in read_departures()]
+    assert {row["at"] for row in plain["rows"]} == {row["holds"] for row in plain["rows"]} == {None}
+    path = tmp_path / "arbitration.json"
+    rows = [{"onset": True, "departure": name, "cli_official": value} for name, value in (
+        ("gemma-final-norm", 2.5), ("gemma-final-norm", None), ("gemma-final-norm", 0.5), ("UNLISTED", 0.1),
+        ("EXPIRED vocoder-tanh", 0.3))]  # fmt: skip
+    path.write_text(json.dumps({"cli": "0.14.19", "rows": [*rows, {"onset": False, "departure": "", "cli_official": 9.0}]}))
+    found = for_report(path)
+    assert found["cli"] == "0.14.19"
+    assert {row["name"]: row["at"] for row in found["rows"] if row["at"]} == {"gemma-final-norm": 2.5}
+    assert found["not_excused"] == ["EXPIRED vocoder-tanh", "UNLISTED"]
+    path.write_text(json.dumps({"cli": "0.15.0", "rows": rows}))
+    assert not any(row["holds"] for row in for_report(path)["rows"])
 
 
 def test_what_takes_nothing_from_before_is_judged_by_itself(sides: Callable[..., dict[str, Trace]]) -> None:
@@ -144,4 +186,6 @@ def test_the_list_of_departures_is_whole() -> None:
     for departure in departures:
         assert all((departure.what, departure.official, departure.evidence, departure.since, departure.expires))
         assert departure.correction in ("", *CORRECTIONS)
+        assert departure.holds_for(departure.since)
+        assert departure.holds_for(departure.expires)
     assert {departure.correction for departure in departures} >= set(CORRECTIONS)

@@ -14,6 +14,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 import synthetic
 
+from parity.arbitration.departures import for_report
 from parity.report import build_report
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -49,6 +50,7 @@ def report() -> Path:
     content = synthetic.results(blocks=6, steps=5, failing=4)
     content["fidelity"] = synthetic.fidelity()
     content["certificate"] = synthetic.certificate()
+    content["departures"] = for_report()
     return build_report(synthetic.write_run(folder, content))
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import synthetic
 
+from parity.arbitration.departures import for_report, read_departures
 from parity.report import ReportError, build_report, markdown_summary
 from parity.report.rows import Rows, script_json
 
@@ -57,6 +58,19 @@ def test_what_was_not_measured_is_said(tmp_path: Path) -> None:
     assert "Not compared." in html
     assert "There is not enough evidence" in html
     assert "no tensor was compared" in html
+
+
+def test_the_departures_of_the_external_cli_are_shown_and_an_expired_one_is_marked(tmp_path: Path) -> None:
+    assert "Not arbitrated in this run" in build(tmp_path / "a", small(departures=for_report()))
+    measured = tmp_path / "arbitration.json"
+    rows = [{"onset": True, "departure": "EXPIRED vocoder-tanh", "cli_official": 0.03}]
+    measured.write_text(json.dumps({"cli": "0.15.0", "rows": rows}))
+    html = build(tmp_path / "b", small(departures=for_report(measured)))
+    listed = read_departures()
+    assert all(text in html for departure in listed for text in (departure.name, departure.expires))
+    assert html.count("✕ expired") == len(listed)
+    assert "✕ 1 not excused (EXPIRED vocoder-tanh)" in html
+    assert 'id="departures"' not in build(tmp_path / "c", small())
 
 
 def test_a_run_in_bfloat16_has_local_errors_and_floors_only(tmp_path: Path) -> None:
