@@ -2,11 +2,12 @@
 
     parity fidelity                                  the shipped world, whole suite, ladder first
     parity fidelity --prompts 12                     short form: can fail, cannot pass
-    parity fidelity --degrade no-cfg --degrade q4-weights    only these rungs of the ladder: a table
+    parity fidelity --ladder                         every rung of the degradation ladder: a table
+    parity fidelity --degrade no-cfg --degrade q4-weights    only these rungs
     parity fidelity --model M --gemma DIR --clip DIR --suite SUITE.json --width 704 --height 480 --frames 97 --steps 30
 
-Writes fidelity.json (verdict, sealed by a digest) and scores.json (for `parity.simulate`) to the output folder. Videos and
-scores are kept in its `store`, so a run that was killed goes on where it was.
+Writes fidelity.json (verdict, sealed by a digest; short.json for a short form) and scores.json (for `parity.simulate`) to the
+output folder. Videos and scores are kept in its `store`, so a run that was killed goes on where it was.
 """
 
 from __future__ import annotations
@@ -16,18 +17,19 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from ltx_native.errors import ConfigError, UserError
 from parity.cases import Case, Guidance
-from parity.fidelity_gate import Pilot, write_result
-from parity.fidelity_policy import read_policy
-from parity.fidelity_run import Run, run_fidelity, run_ladder, run_pilot, score_rows
+from parity.fidelity_evidence import OUTPUT, RESULT, promote, write_result
+from parity.fidelity_gate import Pilot, Rung, judge_ladder
+from parity.fidelity_policy import FidelityPolicy, read_policy
+from parity.fidelity_run import FidelityResult, Run, run_fidelity, run_ladder, run_pilot, score_rows
 from parity.fidelity_store import Side, Store, write_whole
-from parity.fidelity_suite import Suite, read_suite
-from parity.fidelity_world import world_suite
+from parity.fidelity_suite import read_suite
+from parity.fidelity_tables import ladder_table, result_lines, shares
+from parity.fidelity_world import CASE, world_suite
 
-ROOT: Final = Path(__file__).resolve().parents[1]
 WORLD: Final = Path(__file__).with_name("world") / "checkpoint"
 WORLD_CLIP: Final = Path(__file__).with_name("world") / "clip"
 EXIT: Final = {"pass": 0, "fail": 1, "inconclusive": 3}
@@ -35,27 +37,30 @@ EXIT: Final = {"pass": 0, "fail": 1, "inconclusive": 3}
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `parity fidelity`; defaults are those of the shipped world."""
-    parser.add_argument("--model", type=Path, help="official single-file checkpoint (default: the shipped world)")
-    parser.add_argument("--gemma", type=Path, help="folder of its text encoder")
-    parser.add_argument("--clip", type=Path, default=WORLD_CLIP, help="Hugging Face folder of the CLIP that judges")
-    parser.add_argument("--suite", type=Path, help="prompt suite (default: the world's 100 held-out captions)")
-    parser.add_argument("--output", type=Path, default=ROOT / "reports" / "fidelity", help="folder for verdict, scores, videos")
-    parser.add_argument("--prompts", type=int, metavar="N", help="short form: the first N prompts only; cannot pass")
-    parser.add_argument("--to-the-end", action="store_true", help="make every video, though the verdict is clear before")
-    parser.add_argument("--degrade", action="append", metavar="RUNG", help="run only this rung, or `all`; may be repeated")
-    parser.add_argument("--no-ladder", action="store_true", help="leave the ladder out; cannot pass")
-    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="bfloat16", help="of the native engine")
-    parser.add_argument("--width", type=int, default=64)
-    parser.add_argument("--height", type=int, default=64)
-    parser.add_argument("--frames", type=int, default=9)
-    parser.add_argument("--frame-rate", type=float, default=24.0)
-    parser.add_argument("--steps", type=int, default=20)
-    parser.add_argument("--cfg", type=float, default=3.0, help="classifier-free guidance of video and audio")
-    parser.add_argument("--stg", type=float, default=0.0, help="spatio-temporal guidance, off by default")
-    parser.add_argument("--stg-block", type=int, default=1)
-    parser.add_argument("--modality", type=float, default=1.0, help="modality guidance; 1 is off")
-    parser.add_argument("--rescale", type=float, default=0.0)
-    parser.add_argument("--negative-prompt", default="")
+    add = parser.add_argument
+    add("--model", type=Path, help="official single-file checkpoint (default: the shipped world)")
+    add("--gemma", type=Path, help="folder of its text encoder")
+    add("--clip", type=Path, default=WORLD_CLIP, help="Hugging Face folder of the CLIP that judges")
+    add("--suite", type=Path, help="prompt suite (default: the world's 100 held-out captions)")
+    add("--output", type=Path, default=OUTPUT, help="folder for verdict, scores, videos")
+    add("--prompts", type=int, metavar="N", help="short form: the first N prompts only; cannot pass")
+    add("--to-the-end", action="store_true", help="make every video, though the verdict is clear before")
+    add("--ladder", action="store_true", help="run every rung of the degradation ladder, and nothing else")
+    add("--degrade", action="append", metavar="RUNG", help="run only this rung, or `all`; may be repeated")
+    add("--no-ladder", action="store_true", help="leave the ladder out; cannot pass")
+    add("--promote", action="store_true", help="put the result where it is committed, for verdicts on other machines")
+    add("--dtype", choices=("float32", "bfloat16"), default="bfloat16", help="of the native engine")
+    add("--width", type=int, default=CASE.width)
+    add("--height", type=int, default=CASE.height)
+    add("--frames", type=int, default=CASE.num_frames)
+    add("--frame-rate", type=float, default=CASE.frame_rate)
+    add("--steps", type=int, default=CASE.steps)
+    add("--cfg", type=float, default=CASE.video.cfg, help="classifier-free guidance of video and audio")
+    add("--stg", type=float, default=CASE.video.stg, help="spatio-temporal guidance, off by default")
+    add("--stg-block", type=int, default=CASE.video.stg_blocks[0])
+    add("--modality", type=float, default=CASE.video.modality, help="modality guidance; 1 is off")
+    add("--rescale", type=float, default=CASE.video.rescale)
+    add("--negative-prompt", default=CASE.negative_prompt)
 
 
 def run(options: argparse.Namespace) -> int:
@@ -65,6 +70,33 @@ def run(options: argparse.Namespace) -> int:
     except (UserError, FileNotFoundError) as error:
         print(f"parity fidelity: {error}", file=sys.stderr)
         return 2
+
+
+def case_of(options: argparse.Namespace) -> Case:
+    """The request that every prompt is put into."""
+    guidance = Guidance(options.cfg, options.stg, options.modality, options.rescale, (options.stg_block,))
+    return Case(
+        "fidelity",
+        negative_prompt=options.negative_prompt,
+        width=options.width,
+        height=options.height,
+        num_frames=options.frames,
+        frame_rate=options.frame_rate,
+        steps=options.steps,
+        video=guidance,
+        audio=guidance,
+    )
+
+
+def rungs_of(options: argparse.Namespace) -> list[str]:
+    """The rungs asked for by name, none for a run of the gate. Raises ConfigError for one that does not exist."""
+    from parity.capture.degrade import RUNGS
+
+    asked = options.degrade or []
+    for name in asked:
+        if name not in RUNGS and name != "all":
+            raise ConfigError("degradation", "--degrade", name, "one of " + ", ".join(RUNGS), "choose a rung")
+    return list(RUNGS) if options.ladder or "all" in asked else asked
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -77,29 +109,18 @@ def _run(options: argparse.Namespace) -> int:
     from parity.clip import Clip
 
     policy = read_policy()
-    suite: Suite = read_suite(options.suite) if options.suite else world_suite()
+    suite = read_suite(options.suite) if options.suite else world_suite()
     if options.prompts is not None and not 1 <= options.prompts <= len(suite.items):
         raise ConfigError("prompts", "--prompts", options.prompts, f"1 to {len(suite.items)}", "ask for fewer")
-    rungs = list(RUNGS) if options.degrade and "all" in options.degrade else options.degrade or []
-    for name in rungs:
-        if name not in RUNGS:
-            raise ConfigError("degradation", "--degrade", name, "one of " + ", ".join(RUNGS), "choose a rung")
+    rungs = rungs_of(options)
     if options.model and not options.gemma:
         raise ConfigError("text encoder", "--gemma", "nothing", "the folder of the checkpoint's text encoder", "name it")
+    if options.promote and (rungs or options.prompts or options.no_ladder):
+        raise ConfigError(
+            "promotion", "--promote", "a part of the run", "the whole suite with its ladder", "leave the rest out"
+        )
     checkpoint = Checkpoint(options.model, options.gemma) if options.model else named(WORLD)
-    guidance = Guidance(options.cfg, options.stg, options.modality, options.rescale, (options.stg_block,))
-    case = Case(
-        "fidelity",
-        negative_prompt=options.negative_prompt,
-        width=options.width,
-        height=options.height,
-        num_frames=options.frames,
-        frame_rate=options.frame_rate,
-        steps=options.steps,
-        video=guidance,
-        audio=guidance,
-    )
-    clip = Clip.open(options.clip)
+    case = case_of(options)
     upsampler = str(checkpoint.upsampler) if checkpoint.upsampler else None
     opened = NativeCheckpoint.open(str(checkpoint.model), str(checkpoint.gemma), upsampler)
 
@@ -111,7 +132,7 @@ def _run(options: argparse.Namespace) -> int:
             suite=suite,
             native=side("none"),
             reference=reference_side(server),
-            embedder=clip,
+            embedder=Clip.open(options.clip),
             policy=policy,
             store=Store(options.output / "store"),
             say=(lambda text: None) if options.quiet else (lambda text: print(text, file=sys.stderr, flush=True)),
@@ -119,64 +140,66 @@ def _run(options: argparse.Namespace) -> int:
             context=current_fingerprints(opened.fingerprint()),
         )
         if rungs:
-            return _ladder(work, {name: side(name) for name in rungs}, options.output)
-        needed = [name for name in dict.fromkeys(policy.ladder.order + policy.ladder.severe) if name in RUNGS]
+            return _ladder(work, {name: side(name) for name in rungs}, options)
+        needed = [name for name in policy.ladder.needed if name in RUNGS]
         ladder = None if options.no_ladder else {name: side(name) for name in needed}
         result = run_fidelity(work, ladder, options.prompts, options.to_the_end)
-        content = result.as_dict()
-        if options.suite is None and result.pairs:
-            content["oracle"] = _oracle(work, len(result.pairs))
-    write_result(options.output / "fidelity.json", content)
-    rows = json.dumps(score_rows(result.pairs))
-    write_whole(options.output / "scores.json", lambda partial: Path(partial).write_text(rows))
+        content = result.as_dict() | settings(options, case, work, policy) | {"scored": shares(work, result.pairs)}
+    return _report(options, content, result)
+
+
+def settings(options: argparse.Namespace, case: Case, work: Run, policy: FidelityPolicy) -> dict[str, Any]:
+    """What was asked, for whoever reads the result."""
+    request = {name: value for name, value in case.request().items() if name not in ("name", "prompt", "seed") and value}
+    asked = {"suite": work.suite.name, "dtype": options.dtype, "clip": options.clip.name, "request": request}
+    return {"settings": asked, "alpha": policy.alpha, "still": policy.motion.still}
+
+
+def _report(options: argparse.Namespace, content: dict[str, Any], result: FidelityResult) -> int:
+    whole = options.prompts is None and not options.no_ladder
+    path = options.output / (RESULT if whole else "short.json")
+    write_result(path, content)
+    rows = score_rows(result.pairs)
+    write_whole(options.output / "scores.json", lambda partial: Path(partial).write_text(json.dumps(rows)))
+    verdict = result.judgement.verdict
+    if options.promote:
+        promote(path, rows if options.suite is None and options.model is None else [])
     if getattr(options, "json", False):
         print(json.dumps(content))
-        return EXIT[result.judgement.verdict]
-    if result.ladder:
-        print(ladder_table(result.ladder))
-    for name, metric in result.evidence.get("metrics", {}).items():
-        print(f"{name:22} mean {metric['mean']:+.4g}  margin -{metric['margin']:.3g}  {metric['verdict']}")
-    for name, value in content.get("oracle", {}).items():
-        print(f"{name:22} all four attributes right in {value:.2f} of the videos, by the pixel oracle")
-    for reason in result.judgement.reasons:
-        print(f"- {reason}")
-    seen = f"{result.evidence['seen']} of {result.evidence['size']} prompts"
-    print(f"fidelity: {result.judgement.verdict} after {seen}, written to {options.output / 'fidelity.json'}")
-    return EXIT[result.judgement.verdict]
+        return EXIT[verdict]
+    for line in result_lines(content):
+        print(line)
+    print(f"fidelity: {verdict} after {content['seen']} of {content['size']} prompts, written to {path}")
+    return EXIT[verdict]
 
 
-def _oracle(work: Run, count: int) -> dict[str, float]:
-    """The share of videos in which the world's pixel oracle reads colour, shape, motion and background as asked."""
-    from parity.world.oracle import read
-    from parity.world.scene import parse
-
-    items = work.suite.items[:count]
-    shares = {}
-    for side in (work.native, work.reference):
-        right = [read(work.store.video(side, item).frames).matches(parse(item.prompt)) for item in items]
-        shares[side.name] = sum(right) / len(right)
-    return shares
-
-
-def _ladder(work: Run, sides: dict[str, Side], output: Path) -> int:
-    """Only the rungs asked for: a table, no verdict on the engine."""
+def _ladder(work: Run, sides: dict[str, Side], options: argparse.Namespace) -> int:
+    """Only the rungs asked for: a table, no verdict on the engine. With all of them: does the ladder hold?"""
     pilot = run_pilot(work)
     if not isinstance(pilot, Pilot):
         print("; ".join(pilot.reasons))
         return EXIT[pilot.verdict]
     table = run_ladder(work, sides, pilot, only=tuple(sides))
-    write_result(output / "ladder.json", {"schema": 1, "rungs": table, "fingerprints": work.fingerprints()})
-    print(ladder_table(table))
-    return 0
-
-
-def ladder_table(table: dict[str, dict[str, object]]) -> str:
-    """One line per rung: CLIPScore, R-precision, temporal consistency, videos until the verdict, verdict."""
-    lines = [f"{'rung':22} {'CLIPScore':>9} {'R-precision':>11} {'consistency':>11} {'videos':>6}  verdict"]
-    for name, row in table.items():
-        numbers = f"{row['clip_score']:9.2f} {row['r_precision']:11.2f} {row['temporal_consistency']:11.4f} {row['videos']:6}"
-        lines.append(f"{name:22} {numbers}  {row['verdict']} {row['reason']}")
-    return "\n".join(lines)
+    judgement = judge_ladder({name: Rung(row["verdict"], row["clip_score"]) for name, row in table.items()}, work.policy)
+    whole = set(work.policy.ladder.needed) <= set(table)
+    content = {
+        "schema": 1,
+        "verdict": judgement.verdict,
+        "reasons": list(judgement.reasons),
+        "rungs": table,
+        "fingerprints": work.fingerprints(),
+        **settings(options, case_of(options), work, work.policy),
+    }
+    path = options.output / "ladder.json"
+    write_result(path, content)
+    print(json.dumps(content) if getattr(options, "json", False) else ladder_table(table))
+    if not whole:
+        return 0
+    for reason in judgement.reasons:
+        print(f"- {reason}", file=sys.stderr)
+    if not getattr(options, "json", False):
+        print(f"ladder: {'every severe rung fails' if judgement.verdict == 'pass' else 'does not hold'}, written to {path}")
+    return EXIT[judgement.verdict]
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -6,12 +6,9 @@ never passes: a missing metric or a failed generation is a fail, an undecided or
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,8 +16,7 @@ import numpy as np
 from parity import stats
 from parity.fidelity import METRICS, Scores, differences
 from parity.fidelity_policy import FidelityPolicy
-from parity.fidelity_store import write_whole
-from parity.gate import ORDER, Judgement
+from parity.gate import Judgement
 from parity.stats import Bet
 
 
@@ -192,7 +188,7 @@ class Rung:
 def judge_ladder(rungs: Mapping[str, Rung], policy: FidelityPolicy) -> Judgement:
     """Does the gate see damage? `none` is the native as it is. Anything missing, out of order or unseen: inconclusive."""
     ladder = policy.ladder
-    reasons = [f"assay: rung {name} was not run" for name in dict.fromkeys(ladder.order + ladder.severe) if name not in rungs]
+    reasons = [f"assay: rung {name} was not run" for name in ladder.needed if name not in rungs]
     for name in ladder.severe:
         if name in rungs and rungs[name].verdict != "fail":
             reasons.append(f"assay: severe rung {name} came out as {rungs[name].verdict}, expected fail")
@@ -232,33 +228,3 @@ def _mean(values: Any) -> float:
 def _finite(value: float) -> float | str:
     """JSON knows no infinity."""
     return float(value) if math.isfinite(value) else ("inf" if value > 0 else "-inf")
-
-
-def write_result(path: Path, content: Mapping[str, Any]) -> None:
-    """Write a result (`FidelityResult.as_dict`), sealed by a digest over everything in it, whole or not at all."""
-    sealed = {**content, "digest": _digest(content)}
-    write_whole(path, lambda partial: Path(partial).write_text(json.dumps(sealed, indent=1)))
-
-
-def read_result(path: Path, fingerprints: Mapping[str, str]) -> Judgement:
-    """The verdict of an earlier fidelity run, to be joined with that of the tensors.
-
-    Missing, unreadable, altered, or made with another engine, reference, CLIP, suite or policy (`fingerprints` names what must
-    be unchanged): inconclusive, with the reason.
-    """
-    try:
-        content = json.loads(path.read_text())
-        verdict, reasons, made_with = content["verdict"], tuple(content["reasons"]), content["fingerprints"]
-        whole = content.pop("digest") == _digest(content) and verdict in ORDER
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        return Judgement("inconclusive", (f"fidelity: no usable result at {path.name}: {error!r}",))
-    if not whole:
-        return Judgement("inconclusive", (f"fidelity: {path.name} was altered: its digest does not match",))
-    stale = [name for name, value in fingerprints.items() if made_with.get(name) != value]
-    if stale:
-        return Judgement("inconclusive", (f"fidelity: {path.name} is stale: another {', '.join(stale)}",))
-    return Judgement(verdict, tuple(f"fidelity: {reason}" for reason in reasons))
-
-
-def _digest(content: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

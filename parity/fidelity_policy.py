@@ -12,6 +12,7 @@ from ltx_native.errors import ConfigError
 from parity.stats import Bet
 
 POLICY: Final = Path(__file__).with_name("policy.toml")
+NEEDED: Final = ("trained", "always", "never")
 
 
 @dataclass(frozen=True)
@@ -47,10 +48,17 @@ class LadderPolicy:
     order: tuple[str, ...]
     tolerance_points: float
     severe: tuple[str, ...]
+    mild: tuple[str, ...]
+
+    @property
+    def needed(self) -> tuple[str, ...]:
+        """The rungs without which a pass means nothing, each once."""
+        return tuple(dict.fromkeys(self.order + self.severe))
 
 
 @dataclass(frozen=True)
 class FidelityPolicy:
+    needed: str
     alpha: float
     suite_size: int
     min_videos: int
@@ -97,6 +105,10 @@ def read_policy(path: Path = POLICY) -> FidelityPolicy:
     if not 0 < policy.alpha <= 0.1 or policy.suite_size < 2 or policy.pilot_videos < 3:
         found = f"alpha {policy.alpha}, {policy.suite_size} prompts, {policy.pilot_videos} in the pilot"
         raise _bad(path, "fidelity", found, "alpha in (0, 0.1], at least 2 prompts and 3 in the pilot")
+    if policy.needed not in NEEDED:
+        raise _bad(path, "fidelity.needed", policy.needed, f"one of {', '.join(NEEDED)}")
+    if twice := set(policy.ladder.mild) & set(policy.ladder.needed):
+        raise _bad(path, "fidelity.ladder.mild", ", ".join(sorted(twice)), "no rung of which something is demanded")
     return policy
 
 
@@ -115,7 +127,7 @@ def _typed(path: Path, name: str, kind: type, table: dict[str, Any], wanted: set
             raise _bad(path, f"{name}.{key}", repr(value), f"exactly the keys {', '.join(sorted(wanted))}")
         if types[key] == "tuple[str, ...]" and isinstance(value, list) and all(isinstance(v, str) for v in value):
             out[key] = tuple(value)
-        elif types[key] == "int" and isinstance(value, int) and not isinstance(value, bool):
+        elif isinstance(value, {"str": str, "int": int}.get(str(types[key]), ())) and not isinstance(value, bool):
             out[key] = value
         elif types[key] == "float" and isinstance(value, int | float) and not isinstance(value, bool):
             out[key] = float(value)

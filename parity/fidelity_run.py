@@ -38,8 +38,9 @@ class FidelityResult:
     pairs: tuple[PairResult, ...] = field(repr=False)
 
     def as_dict(self) -> dict[str, Any]:
-        """JSON object: verdict, reasons, metrics, margins, ladder, fingerprints, digest of all scores."""
-        rows = json.dumps(score_rows(self.pairs), sort_keys=True)
+        """JSON object: verdict, reasons, metrics, margins, ladder, fingerprints, all scores but embeddings, digest of all."""
+        scored = score_rows(self.pairs)
+        rows = json.dumps(scored, sort_keys=True)
         return {
             "schema": 1,
             "verdict": self.judgement.verdict,
@@ -49,6 +50,7 @@ class FidelityResult:
             "ladder": self.ladder,
             "fingerprints": self.fingerprints,
             "scores_sha256": hashlib.sha256(rows.encode()).hexdigest(),
+            "pairs": [{key: _without_embedding(value) for key, value in row.items()} for row in scored],
         }
 
 
@@ -156,7 +158,8 @@ def run_suite(
         pairs.append(pair)
         if decided_after is None:
             judgement, _ = judge(pairs, len(items), pilot, run.policy, detail=False)
-            run.say(f"{len(pairs)}/{len(items)} {pair.prompt_id} {_line(pair)} -> {judgement.verdict}")
+        run.say(f"{len(pairs)}/{len(items)} {pair.prompt_id} {_line(pair)} -> {judgement.verdict}")
+        if decided_after is None:
             decided_after = None if judgement.verdict == "inconclusive" else len(pairs)
         if pair.problem or (decided_after and not to_the_end):
             break
@@ -230,6 +233,10 @@ def _line(pair: PairResult) -> str:
     if pair.native is None or pair.reference is None:
         return pair.problem
     return f"CLIPScore {pair.native.clip_score:.2f} against {pair.reference.clip_score:.2f}"
+
+
+def _without_embedding(value: Any) -> Any:
+    return {name: score for name, score in value.items() if name != "embedding"} if isinstance(value, dict) else value
 
 
 def _mean(values: list[float]) -> float:

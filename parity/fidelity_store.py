@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +15,7 @@ from safetensors.numpy import save_file
 
 from parity.fidelity import Embedder, Scores, measure
 from parity.fidelity_suite import Item
+from parity.files import write_whole as write_whole
 
 Generate = Callable[[str, int], tuple[np.ndarray, np.ndarray]]
 
@@ -99,19 +98,6 @@ class Store:
         key = hashlib.sha256(json.dumps([told, item.seed]).encode()).hexdigest()[:12]
         fingerprint = hashlib.sha256(side.fingerprint.encode()).hexdigest()[:12]
         return self.root / f"{side.name}-{fingerprint}" / f"{item.id}-{key}{suffix}"
-
-
-def write_whole(path: Path, write: Callable[[str], object]) -> None:
-    """Write under a temporary name, flush to disk, then rename: readers see the whole file or none."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.partial-{os.getpid()}-{threading.get_ident()}")
-    try:
-        write(str(partial))
-        with partial.open("rb") as stream:
-            os.fsync(stream.fileno())
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _read_video(path: Path) -> Video | None:

@@ -4,14 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Final
+from typing import Any, Final
 
+import numpy as np
+
+from parity.cases import Case, Guidance
 from parity.fidelity_suite import Item, Suite
-from parity.world.scene import ATTRIBUTES, SPLIT_SEED, Caption, hash_order, split
+from parity.world.oracle import read
+from parity.world.scene import ATTRIBUTES, SPLIT_SEED, Caption, hash_order, parse, split
 from parity.world.suite import ORDER_SEED, hard_negatives, load_suite
 
 PILOT_SEED: Final = 2000  # noise seeds and order of the pilot; the suite's are 1000 and up
 PILOT: Final = 24
+
+# What the world's checkpoint was trained for: one-stage, empty negative prompt, classifier-free guidance alone.
+GUIDANCE: Final = Guidance(cfg=3.0, stg=0.0, modality=1.0, rescale=0.0)
+CASE: Final = Case("fidelity", negative_prompt="", steps=20, video=GUIDANCE, audio=GUIDANCE)
 
 
 def world_suite() -> Suite:
@@ -35,3 +43,14 @@ def _labelled(caption: Caption, negatives: tuple[Caption, ...] | list[Caption]) 
         swapped = [name for name in ATTRIBUTES if getattr(negative, name) != getattr(caption, name)]
         out.append(("+".join(swapped), negative.text))
     return tuple(out)
+
+
+def is_world(suite: Suite) -> bool:
+    """Whether the pixel oracle can read this suite's captions."""
+    return suite.sha256 == world_suite().sha256
+
+
+def reading(item: Item, frames: np.ndarray) -> dict[str, Any]:
+    """What the pixel oracle sees in a video of a world prompt: each attribute, and whether all are as asked."""
+    seen = read(frames)
+    return {name: getattr(seen, name) for name in ATTRIBUTES} | {"right": seen.matches(parse(item.prompt))}

@@ -20,6 +20,7 @@ from ltx_native.models import COMPONENTS, Models
 from ltx_native.verdict import current_fingerprints
 from parity import provenance
 from parity.align import align
+from parity.arbitration.departures import for_report
 from parity.bounds import Bounds, load_bounds
 from parity.capture.functions import Functions
 from parity.capture.native import NativeRun, capture, injected_noise
@@ -27,6 +28,8 @@ from parity.capture.reference import Checkpoint, ReferenceCache, ReferenceUnavai
 from parity.capture.replay import Replayer
 from parity.cases import Case
 from parity.details import collect_details, worth_showing
+from parity.fidelity_evidence import evidence_for
+from parity.fidelity_policy import read_policy
 from parity.gate import Judgement, TensorPolicy, judge_tensors, load_policy, write_verdict
 from parity.gate_check import code_files
 from parity.localise import failing, first_guilty
@@ -145,6 +148,14 @@ class Session:
     def finish(self, verdict: Path | None = None, page: bool = True) -> dict[str, Any]:
         """Judge all cases, write results.json, report.html and verdict.json (there, or to ``verdict``); returns the verdict."""
         judgement = judge_tensors(self.cases)
+        try:
+            checkpoint = self.native_checkpoint().fingerprint()
+        except UserError as error:
+            judgement = judgement.join(Judgement("inconclusive", (str(error),)))
+            checkpoint = ""
+        fingerprints = current_fingerprints(checkpoint)
+        fidelity = evidence_for(self.checkpoint.model, fingerprints, read_policy())
+        judgement = judgement.join(fidelity.judgement)
         verdict = verdict or self.output / "verdict.json"
         results = self.output / "results.json"
         write_json(
@@ -156,6 +167,8 @@ class Session:
                 "environment": provenance.environment(),
                 "policy": vars(self.policy),
                 "cases": [case_to_json(case, self.bounds) for case in self.cases],
+                **({"fidelity": fidelity.content} if fidelity.content else {}),
+                "departures": for_report(self.output.parent / "arbitration" / "arbitration.json"),
             },
         )
         if page:
@@ -163,17 +176,14 @@ class Session:
         compared = sum(case.coverage.compared for case in self.cases if case.coverage)
         evidence = {
             "results": {"path": os.path.relpath(results, verdict.parent), "sha256": file_sha256(results)},
+            "rests_on": [f"{compared} tensors of {len(self.cases)} cases in float32", fidelity.rests_on],
             "sites_compared": compared,
+            "fidelity": dict(fidelity.source),
             "files": code_files(),
             "dtype": "float32",
             "cases": [case.name for case in self.cases],
         }
-        try:
-            checkpoint = self.native_checkpoint().fingerprint()
-        except UserError as error:
-            judgement = judgement.join(Judgement("inconclusive", (str(error),)))
-            checkpoint = ""
-        return write_verdict(verdict, judgement, current_fingerprints(checkpoint), evidence, provenance.commit())
+        return write_verdict(verdict, judgement, fingerprints, evidence, provenance.commit())
 
     def _say(self, text: str) -> None:
         if not self.quiet and sys.stderr.isatty():

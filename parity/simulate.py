@@ -15,17 +15,15 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
 
 import numpy as np
 
 from ltx_native.errors import ConfigError, UserError
 from parity import stats
 from parity.fidelity import METRICS, Scores, differences
+from parity.fidelity_evidence import RECORDED
 from parity.fidelity_policy import FidelityPolicy, read_policy
 from parity.stats import Bet
-
-RECORDED: Final = Path(__file__).parent / "world" / "recorded_scores.json"
 
 
 @dataclass(frozen=True)
@@ -50,7 +48,7 @@ def recorded_differences(path: Path, policy: FidelityPolicy) -> dict[str, np.nda
         rows = [row for row in json.loads(path.read_text()) if row["native"] and row["reference"]]
         pairs = [(Scores.from_dict(row["native"]), Scores.from_dict(row["reference"])) for row in rows]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        next_step = "record them with `parity fidelity --scores FILE`"
+        next_step = "record them with `parity fidelity --to-the-end --promote`"
         raise ConfigError("recorded scores", str(path), repr(error), "score rows of a fidelity run", next_step) from error
     if len(pairs) < 8:
         raise ConfigError("recorded scores", str(path), f"{len(pairs)} pairs", "at least 8", "record a longer run")

@@ -14,22 +14,18 @@ import pytest
 import ltx_native  # noqa: F401  loads OpenBLAS ahead of MLX
 from parity.capture.reference import ReferenceUnavailable, reference_python
 from parity.capture.sides import ReferenceServer, native_side, reference_side
-from parity.cases import Case, Guidance
 from parity.checkpoints import named
 from parity.clip import Clip
 from parity.fidelity_command import WORLD, WORLD_CLIP
 from parity.fidelity_policy import read_policy
 from parity.fidelity_run import FidelityResult, Run, run_fidelity
 from parity.fidelity_store import Store
-from parity.fidelity_world import world_suite
-from parity.world.oracle import read
-from parity.world.scene import parse
+from parity.fidelity_world import CASE, reading, world_suite
 
 pytestmark = [pytest.mark.fidelity, pytest.mark.xdist_group("fidelity")]
 
 PROMPTS = 12
-GUIDANCE = Guidance(cfg=3.0, stg=0.0, modality=1.0, rescale=0.0)
-CASE = Case("fidelity-smoke", negative_prompt="", steps=8, video=GUIDANCE, audio=GUIDANCE)
+SHORT = replace(CASE, steps=8)
 SEVERE = ("shuffled-prompts", "one-step", "rope-interleaved")
 
 
@@ -43,11 +39,11 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Run, Fi
     policy = read_policy()
     ladder = replace(policy.ladder, videos=4, severe=SEVERE, order=("none", "one-step"))
     policy = replace(policy, pilot_videos=6, ladder=ladder)
-    rungs = {name: native_side(checkpoint, CASE, "float32", name) for name in SEVERE}
-    with ReferenceServer(checkpoint, CASE) as server:
+    rungs = {name: native_side(checkpoint, SHORT, "float32", name) for name in SEVERE}
+    with ReferenceServer(checkpoint, SHORT) as server:
         run = Run(
             suite=world_suite(),
-            native=native_side(checkpoint, CASE, "float32"),
+            native=native_side(checkpoint, SHORT, "float32"),
             reference=reference_side(server),
             embedder=Clip.open(WORLD_CLIP),
             policy=policy,
@@ -79,7 +75,7 @@ def test_videos_show_what_was_asked(finished: tuple[Run, FidelityResult]) -> Non
     assert len(scores) == PROMPTS
     first = sum(score.first for score in scores)
     items = run.suite.items[:PROMPTS]
-    right = sum(read(run.store.video(run.native, item).frames).matches(parse(item.prompt)) for item in items)
+    right = sum(reading(item, run.store.video(run.native, item).frames)["right"] for item in items)
     print(f"R-precision {first}/{PROMPTS}, oracle {right}/{PROMPTS}")
     assert first >= 0.8 * PROMPTS
     assert right >= 0.8 * PROMPTS
