@@ -8,7 +8,7 @@ export OMP_NUM_THREADS ?= 1
 export OPENBLAS_NUM_THREADS ?= 1
 export LTX_REFERENCE_PYTHON ?= $(CURDIR)/$(REFERENCE_VENV)/bin/python
 
-.PHONY: demo test setup system native reference lint types tests parity bench certify gate-simulate clean
+.PHONY: demo test setup system native reference lint types tests parity bench bench-probe certify gate-simulate clean
 .DEFAULT_GOAL := demo
 
 demo: setup
@@ -50,6 +50,10 @@ parity: setup
 
 bench: setup
 	$(NATIVE) -m parity.bench
+
+# What recording costs the official denoising step: with sketches, with full tensors of block outputs.
+bench-probe: setup
+	$(NATIVE) -m parity.probe_bench
 
 # Switch every real port mistake on and see whether the harness names it; resumable.
 certify: setup

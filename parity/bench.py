@@ -68,18 +68,22 @@ def native_step(checkpoint: Checkpoint, case: Case) -> Callable[[], None]:
 
 
 @contextmanager
-def official_step(checkpoint: Checkpoint, case: Case) -> Iterator[Callable[[], float]]:
-    """The official engine's step on request: a function that runs one and returns its seconds."""
+def official_step(checkpoint: Checkpoint, case: Case, probe: Path | None = None) -> Iterator[Callable[..., float]]:
+    """The official engine's step on request: a function that runs one and returns its seconds.
+
+    With ``probe``, a folder to record in, it takes what to record of the step: `sketch`, `tensors` or nothing.
+    """
     arguments = [a for a in arguments_of(case, checkpoint)[1:] if a.split("=")[0] in _BENCH_OPTIONS]
     command = [str(reference_python()), "-m", "reference_bridge.adapters.official", "bench", *arguments, "--on-request"]
+    command += [] if probe is None else [f"--probe={probe}"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT, env=environment)
     assert process.stdin is not None
     assert process.stdout is not None
     stdin, stdout = process.stdin, process.stdout
 
-    def step() -> float:
-        stdin.write("\n")
+    def step(what: str = "") -> float:
+        stdin.write(f"{what}\n")
         stdin.flush()
         return float(json.loads(stdout.readline())["seconds"])
 

@@ -7,6 +7,10 @@ are described in docs/trace-format.md.
 A record's place in the run is (stage, step, pass, call). A stage ends where the upsampler begins (`stage_1`, `stage_2`);
 text encoding belongs to the first stage, decoding to the last. `step` and `pass` are set while a denoising step and one of
 its guidance passes run, and `call` counts the calls of a site at one such place.
+
+A sketch takes the place of a tensor where only error norms are wanted: element i is multiplied by a seeded sign and added to
+sum number i mod `SKETCH_SUMS`. The dimension is a prime, so that no axis of a tensor falls into few of the sums. Sketches are
+linear: that of a difference is the difference of two, and those of a tensor's pieces add up.
 """
 
 from __future__ import annotations
@@ -23,12 +27,20 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, Protocol, TextIO
 
 Tree = dict[str, Any]
 SCHEMA = 1
 SHARD_BYTES = 1 << 26
+SKETCH_SUMS = 509
+SKETCH_SEED = 0x2545F4914F6CDD1D
+_SKETCH_PIECE = 2048 * SKETCH_SUMS  # elements taken at a time
+_SKETCH_SMALL = 1 << 15  # elements; smaller tensors of one size are sketched together
+_SKETCH_WAITING = 1 << 22  # bytes of small tensors that wait for one another
+_SIGNS: list[Any] = []  # those of the first rows, kept
+WHOLE = ("tokenizer", "schedule", "noise.*")  # small, and the other side starts from them
 _SAFETENSORS_NAMES = {
     "float64": "F64", "float32": "F32", "float16": "F16", "int64": "I64", "int32": "I32", "int16": "I16", "int8": "I8",
     "uint8": "U8", "uint16": "U16", "uint32": "U32", "uint64": "U64", "bool": "BOOL",
@@ -84,10 +96,79 @@ class TorchBackend:
         return None
 
 
+class Sketch(NamedTuple):
+    """Signed sums of a tensor's elements, the sum of their squares, and how many of them are finite (the rest count as 0)."""
+
+    sums: Any
+    energy: float
+    finite: int
+
+
+def signs(start: int, count: int) -> Any:
+    """Seeded signs (+1 or -1, int8) of elements `start` to `start + count`: the bits of splitmix64 of every 64th index."""
+    import numpy as np
+
+    first = start // 64
+    state = np.arange(first, (start + count + 63) // 64, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+    state += np.uint64(SKETCH_SEED)
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+        state = (state ^ (state >> np.uint64(shift))) * np.uint64(factor)
+    state ^= state >> np.uint64(31)
+    bits = np.unpackbits(state.astype("<u8").view(np.uint8), bitorder="little")
+    return (bits[start - 64 * first :][:count].astype(np.int8) << 1) - 1
+
+
+def sketch(values: Any, start: int = 0) -> Sketch:
+    """Sketch of a flat NumPy array whose first element is number `start` of the tensor.
+
+    Sums are added up in float64, row by row and so in one order everywhere: the same values give the same bits.
+    """
+    import numpy as np
+
+    total = Sketch(np.zeros(SKETCH_SUMS), 0.0, 0)
+    for begin in range(0, values.size, _SKETCH_PIECE):
+        (piece,) = _sketches(values[None, begin : begin + _SKETCH_PIECE], start + begin)
+        total = merge(total, piece)
+    return total
+
+
+def merge(one: Sketch, other: Sketch) -> Sketch:
+    """The sketch of two pieces of a tensor together."""
+    return Sketch(one.sums + other.sums, one.energy + other.energy, one.finite + other.finite)
+
+
+def _sketches(values: Any, start: int = 0) -> list[Sketch]:
+    """Sketches of the rows of a (tensors, elements) array, all at once: what a call costs is shared by small tensors."""
+    import numpy as np
+
+    if not _SIGNS:
+        _SIGNS.append(signs(0, _SKETCH_PIECE).astype(np.float64))
+    tensors, size = values.shape
+    lead = start % SKETCH_SUMS  # a piece may begin within a row; the elements before it are zero
+    rows = np.zeros((tensors, -(-(lead + size) // SKETCH_SUMS), SKETCH_SUMS))
+    flat = rows.reshape(tensors, -1)
+    flat[:, lead : lead + size] = values
+    origin = start - lead
+    known = origin + flat.shape[1] <= _SIGNS[0].size
+    flat *= _SIGNS[0][origin : origin + flat.shape[1]] if known else signs(origin, flat.shape[1])
+    with np.errstate(invalid="ignore", over="ignore"):
+        sums = np.add.reduce(rows, axis=1)
+    finite = [size] * tensors
+    if not np.isfinite(sums).all():
+        good = np.isfinite(flat)
+        finite = [size - flat.shape[1] + int(count) for count in good.sum(axis=1)]
+        flat[~good] = 0.0
+        sums = np.add.reduce(rows, axis=1)
+    rows *= rows
+    energies = np.add.reduce(np.add.reduce(rows, axis=1), axis=1)
+    return [Sketch(*found) for found in zip(sums, energies.tolist(), finite, strict=True)]
+
+
 class TraceWriter:
     """Write a trace to `<folder>.partial`; it gets its final name in `close`, and `abort` removes it.
 
-    Tensors are kept once per content (`store`), trees of values are built by `tree`, `append` writes one record.
+    Tensors are kept once per content (`store`, or `sketch` for their sketches), trees of values are built by `tree`, `append`
+    writes one record.
     """
 
     def __init__(self, folder: Path, backend: Backend, shard_bytes: int = SHARD_BYTES) -> None:
@@ -100,27 +181,72 @@ class TraceWriter:
         self._pending: dict[str, tuple[str, tuple[int, ...], bytes]] = {}
         self._pending_bytes = 0
         self._files: dict[str, str] = {}
+        self._lines_waiting: list[dict[str, Any]] = []
+        self._small: dict[tuple[str, int], list[tuple[Any, Tree]]] = {}
+        self._small_bytes = 0
         shutil.rmtree(self.partial, ignore_errors=True)
         self.partial.mkdir(parents=True)
         self._lines: TextIO = (self.partial / "records.jsonl").open("w", encoding="utf-8")
 
     def store(self, value: Any) -> Tree:
         dump = self._backend.dump(value)
-        digest = hashlib.sha256(f"{dump.stored}{dump.shape}".encode())
-        digest.update(dump.data)
+        key = self._keep(dump.stored, dump.shape, dump.data)
+        return {"tensor": key, "shape": list(dump.shape), "dtype": dump.dtype}
+
+    def sketch(self, value: Any, mask: Any = None) -> Tree:
+        """A sketch in place of the tensor. `mask` (B, T) marks valid tokens; the others of a (B, T, …) tensor count as 0."""
+        import numpy as np
+
+        dump = self._backend.dump(value)
+        array = np.frombuffer(dump.data, dtype=dump.stored)
+        if mask is not None:
+            valid = np.frombuffer(self._backend.dump(mask).data, dtype=self._backend.dump(mask).stored).astype(bool)
+            if dump.shape[:2] == tuple(mask.shape):
+                array = np.where(valid[:, None], array.reshape(valid.size, -1), 0).reshape(-1)
+        leaf: Tree = {"sketch": "", "shape": list(dump.shape), "dtype": dump.dtype, "norm": 0.0, "finite": 0}
+        if array.size > _SKETCH_SMALL:
+            self._fill(leaf, sketch(array), array.size)
+        else:
+            self._small.setdefault((dump.stored, array.size), []).append((array.copy(), leaf))
+            self._small_bytes += array.nbytes
+        return leaf
+
+    def _fill(self, leaf: Tree, found: Sketch, size: int) -> None:
+        sums = found.sums[:size]  # a tensor smaller than the sketch has one element to a sum
+        data = memoryview(sums.tobytes())
+        leaf.update(sketch=self._keep("float64", sums.shape, data), norm=math.sqrt(found.energy), finite=found.finite)
+
+    def flush(self) -> None:
+        """Sketch the small tensors that wait, and write the records that wait for them."""
+        import numpy as np
+
+        for (_, size), waiting in self._small.items():
+            for (_, leaf), found in zip(waiting, _sketches(np.stack([array for array, _ in waiting])), strict=True):
+                self._fill(leaf, found, size)
+        self._small, self._small_bytes = {}, 0
+        for record in self._lines_waiting:
+            self._write(record)
+        self._lines_waiting = []
+
+    def _keep(self, stored: str, shape: tuple[int, ...], data: memoryview) -> str:
+        digest = hashlib.sha256(f"{stored}{shape}".encode())
+        digest.update(data)
         key = digest.hexdigest()[:32]
         if key not in self._known:
             self._known.add(key)
-            self._pending[key] = (dump.stored, dump.shape, bytes(dump.data))
-            self._pending_bytes += len(dump.data)
+            self._pending[key] = (stored, shape, bytes(data))
+            self._pending_bytes += len(data)
             if self._pending_bytes >= self._shard_bytes:
                 self._write_shard()
-        return {"tensor": key, "shape": list(dump.shape), "dtype": dump.dtype}
+        return key
 
-    def tree(self, value: Any) -> Tree:
-        """The tree of any value a module takes or gives; an object of unknown kind is named by its type alone."""
+    def tree(self, value: Any, leaf: Callable[[Any], Tree] | None = None) -> Tree:
+        """The tree of any value a module takes or gives; an object of unknown kind is named by its type alone.
+
+        `leaf` makes the tree of a tensor: `store` unless said otherwise.
+        """
         if self._backend.is_tensor(value):
-            return self.store(value)
+            return (leaf or self.store)(value)
         special = self._backend.special(value)
         if special is not None:
             return special
@@ -132,21 +258,32 @@ class TraceWriter:
             return {"value": value if math.isfinite(value) else repr(value)}
         if dataclasses.is_dataclass(value) and not isinstance(value, type):
             names = [field.name for field in dataclasses.fields(value)]
-            return {"type": type(value).__name__, "fields": {n: self.tree(getattr(value, n)) for n in names}}
+            return {"type": type(value).__name__, "fields": {n: self.tree(getattr(value, n), leaf) for n in names}}
         if isinstance(value, tuple) and hasattr(value, "_fields"):
-            return {"type": type(value).__name__, "fields": {n: self.tree(getattr(value, n)) for n in value._fields}}
+            return {"type": type(value).__name__, "fields": {n: self.tree(getattr(value, n), leaf) for n in value._fields}}
         if isinstance(value, Mapping):
-            return {"fields": {str(name): self.tree(child) for name, child in value.items()}}
+            return {"fields": {str(name): self.tree(child, leaf) for name, child in value.items()}}
         if isinstance(value, (list, tuple)):
-            return {"items": [self.tree(child) for child in value]}
+            return {"items": [self.tree(child, leaf) for child in value]}
         return {"type": type(value).__name__, "value": None}
 
     def append(self, record: Mapping[str, Any]) -> None:
-        self._lines.write(json.dumps({"index": self.records, **record}, separators=(",", ":"), allow_nan=False) + "\n")
+        line = {"index": self.records, **record}
         self.records += 1
+        if not self._small:
+            self._write(line)
+            return
+        self._lines_waiting.append(line)
+        if self._small_bytes > _SKETCH_WAITING:
+            self.flush()
+
+    def _write(self, line: Mapping[str, Any]) -> None:
+        self._lines.write(json.dumps(line, separators=(",", ":"), allow_nan=False) + "\n")
 
     def close(self, manifest: Mapping[str, Any]) -> None:
         """Finish the trace. `manifest` says where it comes from; counts, hashes and completeness are added here."""
+        if self._small:
+            self.flush()
         self._write_shard()
         self._lines.close()
         self._files["records.jsonl"] = file_sha256(self.partial / "records.jsonl")
@@ -190,16 +327,25 @@ def file_sha256(path: Path) -> str:
 
 @dataclasses.dataclass
 class Recorder:
-    """Turns calls into records at the current place of the run; `sites` are globs, empty for all sites."""
+    """Turns calls into records at the current place of the run; `sites` are globs, empty for all sites.
+
+    With `sketch`, outputs are recorded as sketches and inputs not at all, but for the sites in `WHOLE`. `masks` holds the valid
+    tokens (B, T) of components that compute padding, too: what is in it is nobody's result.
+    """
 
     writer: TraceWriter
     sites: tuple[str, ...] = ()
     outputs_only: bool = False
+    sketch: bool = False
+    masks: dict[str, Any] = dataclasses.field(default_factory=dict)
     stage: str = "stage_1"
     step: int | None = None
     guidance_pass: str | None = None
     seconds: float = 0.0
     _calls: dict[tuple[str, str, int | None, str | None], int] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.outputs_only = self.outputs_only or self.sketch
 
     def wants(self, site: str) -> bool:
         return not self.sites or any(fnmatchcase(site, pattern) for pattern in self.sites)
@@ -221,6 +367,9 @@ class Recorder:
         place = (site, self.stage, self.step, self.guidance_pass)
         call = self._calls.get(place, 0)
         self._calls[place] = call + 1
+        leaf: Callable[[Any], Tree] | None = None
+        if self.sketch and not any(fnmatchcase(site, pattern) for pattern in WHOLE):
+            leaf = partial(self.writer.sketch, mask=self.masks.get(site.partition(".")[0]))
         self.writer.append(
             {
                 "site": site,
@@ -231,7 +380,7 @@ class Recorder:
                 "pass": self.guidance_pass,
                 "call": call,
                 "inputs": inputs,
-                "outputs": self.writer.tree(outputs),
+                "outputs": self.writer.tree(outputs, leaf),
             }
         )
 
@@ -274,24 +423,45 @@ def bound(signature: inspect.Signature, args: Sequence[Any], kwargs: Mapping[str
 
 
 def tap_torch(
-    recorder: Recorder, component: str, root: Any, entries: Mapping[str, str] | None = None, skip_root: bool = False
-) -> None:
-    """Hook every module under `root`. `entries` names, by type, the method of a module that is not entered by `forward`.
+    recorder: Recorder,
+    component: str,
+    root: Any,
+    entries: Mapping[str, str] | None = None,
+    skip_root: bool = False,
+    own: Mapping[str, Callable[[Any], Any]] | None = None,
+) -> list[Any]:
+    """Hook every wanted module under `root`; the hooks' handles. Hooks only look: the outputs are the same bits without them.
 
-    Hooks only look: outputs with and without them are the same bits.
+    `entries` names, by type, the method of a module that is not entered by `forward`. `own` gives, by type, the part of an
+    output that the module made; the rest it was handed, and is left out where inputs are.
     """
+    handles = []
     for path, module in root.named_modules():
         site = f"{component}.{path}" if path else component
         if (skip_root and not path) or not recorder.wants(site):
             continue
-        method = (entries or {}).get(type(module).__name__)
+        name = type(module).__name__
+        method = (entries or {}).get(name)
         if method is not None:
-            setattr(module, method, recorder.wrap(site, type(module).__name__, getattr(module, method)))
+            setattr(module, method, recorder.wrap(site, name, getattr(module, method)))
+        elif recorder.outputs_only:
+            handles.append(_hook_output(recorder, site, module, (own or {}).get(name)))
         else:
-            _hook(recorder, site, module)
+            handles += _hook(recorder, site, module)
+    return handles
 
 
-def _hook(recorder: Recorder, site: str, module: Any) -> None:
+def _hook_output(recorder: Recorder, site: str, module: Any, own: Callable[[Any], Any] | None) -> Any:
+    type_name = type(module).__name__
+
+    def after(_: Any, args: tuple[Any, ...], output: Any) -> None:
+        with recorder.timed():
+            recorder.emit(site, "module", type_name, {}, output if own is None else own(output))
+
+    return module.register_forward_hook(after)
+
+
+def _hook(recorder: Recorder, site: str, module: Any) -> list[Any]:
     signature = inspect.signature(module.forward)
     type_name = type(module).__name__
     waiting: list[dict[str, Tree]] = []
@@ -304,5 +474,5 @@ def _hook(recorder: Recorder, site: str, module: Any) -> None:
         with recorder.timed():
             recorder.emit(site, "module", type_name, waiting.pop(), output)
 
-    module.register_forward_pre_hook(before, with_kwargs=True)
-    module.register_forward_hook(after, with_kwargs=True)
+    pre = module.register_forward_pre_hook(before, with_kwargs=True)
+    return [pre, module.register_forward_hook(after, with_kwargs=True)]

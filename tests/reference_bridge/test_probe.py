@@ -255,3 +255,57 @@ def test_the_probe_is_one_file_that_needs_the_standard_library_only() -> None:
     }
     assert imported <= set(sys.stdlib_module_names) | {"__future__"}
     assert not any("reference_bridge" in ast.dump(node) for node in ast.walk(tree) if isinstance(node, ast.ImportFrom))
+
+
+def test_a_sketch_is_linear_in_the_tensor_and_of_its_pieces() -> None:
+    values = np.random.default_rng(1).standard_normal(3 * probe.SKETCH_SUMS * 700 + 11)
+    whole = probe.sketch(values)
+    cut = 5 * probe.SKETCH_SUMS + 77
+    pieces = probe.merge(probe.sketch(values[:cut]), probe.sketch(values[cut:], cut))
+    np.testing.assert_allclose(pieces.sums, whole.sums, rtol=0, atol=1e-10)
+    assert pieces.energy == pytest.approx(whole.energy, rel=1e-12)
+    assert pieces.finite == whole.finite == values.size
+    np.testing.assert_allclose(probe.sketch(2 * values).sums, 2 * whole.sums)
+
+
+def test_signs_are_those_of_the_published_generator_wherever_a_piece_begins() -> None:
+    state = (probe.SKETCH_SEED + 3 * 0x9E3779B97F4A7C15) & (2**64 - 1)  # splitmix64, word 3
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+        state = ((state ^ (state >> shift)) * factor) & (2**64 - 1)
+    state ^= state >> 31
+    expected = [1 if (state >> bit) & 1 else -1 for bit in range(64)]
+    assert probe.signs(3 * 64, 64).tolist() == expected
+    assert probe.signs(3 * 64 + 5, 20).tolist() == expected[5:25]
+    assert abs(int(probe.signs(0, 100_000).astype(np.int64).sum())) < 1500
+
+
+def test_sketches_of_a_trace_are_those_of_each_tensor_alone(tmp_path: Path) -> None:
+    rng = np.random.default_rng(2)
+    arrays = [rng.standard_normal(shape).astype(np.float32) for shape in ((4, 9), (4, 9), (0,), (1 << 16,), ())]
+    broken = arrays[0].copy()
+    broken[1, 2] = np.nan
+    writer = TraceWriter(tmp_path / "trace", ArrayBackend())
+    recorder = Recorder(writer, sketch=True)
+    for array in (*arrays, broken):
+        recorder.value("site", "value", "Array", {"given": array}, array)
+    recorder.value("noise.video", "value", "Array", {}, arrays[0])
+    trace = close(writer)
+    assert [record.index for record in trace.records] == list(range(7))
+    for array, record in zip((*arrays, broken), trace.records, strict=False):
+        expected = probe.sketch(array.reshape(-1))
+        leaf = record.outputs
+        assert record.inputs == {}
+        assert leaf["norm"] == np.sqrt(expected.energy)
+        assert (leaf["finite"], leaf["shape"], leaf["dtype"]) == (expected.finite, list(array.shape), "float32")
+        np.testing.assert_array_equal(trace.tensor({"tensor": leaf["sketch"]}), expected.sums[: array.size])
+    assert trace.records[5].outputs["finite"] == broken.size - 1
+    np.testing.assert_array_equal(trace.tensor(trace.records[6].outputs), arrays[0])
+
+
+def test_padding_of_a_masked_component_counts_as_zero(tmp_path: Path) -> None:
+    writer = TraceWriter(tmp_path / "trace", ArrayBackend())
+    states = np.arange(12, dtype=np.float32).reshape(1, 4, 3)
+    recorder = Recorder(writer, sketch=True, masks={"gemma": np.array([[0, 0, 1, 1]])})
+    recorder.value("gemma.norm", "module", "Norm", {}, states)
+    leaf = close(writer).records[0].outputs
+    assert leaf["norm"] == pytest.approx(float(np.linalg.norm(states[:, 2:])))

@@ -3,9 +3,9 @@
     PYTHON launch.py OPTIONS.json -- ARGUMENTS OF THE CLI
 
 OPTIONS: {"script": path of the console script, "root": the folder that holds `reference_bridge`, "trace": folder or null,
-"sites": [globs], "outputs_only": bool, "defaults": {"module:Class": {parameter: value}}, "report": path or null,
-"corrections": [names]}. `defaults` changes default arguments of constructors in memory, which is how a checkpoint smaller than
-the CLI's fixed sizes can be loaded.
+"sites": [globs], "outputs_only": bool, "sketch": bool, "defaults": {"module:Class": {parameter: value}},
+"report": path or null, "corrections": [names]}. `defaults` changes default arguments of constructors in memory, which is how a
+checkpoint smaller than the CLI's fixed sizes can be loaded.
 """
 
 from __future__ import annotations
@@ -49,7 +49,8 @@ def main(argv: list[str]) -> None:
         runpy.run_path(script, run_name="__main__")
         return
     writer = TraceWriter(Path(options["trace"]), MlxBackend())
-    recorder = Recorder(writer, tuple(options.get("sites", ())), bool(options.get("outputs_only")))
+    flags = bool(options.get("outputs_only")), bool(options.get("sketch"))
+    recorder = Recorder(writer, tuple(options.get("sites", ())), *flags)
     taps = Taps(recorder)
     functions = Functions(taps)
     taps.install()

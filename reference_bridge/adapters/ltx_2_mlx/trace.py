@@ -73,6 +73,7 @@ def trace(
     *,
     sites: Sequence[str] = (),
     outputs_only: bool = False,
+    sketch: bool = False,
     defaults: Mapping[str, Mapping[str, Any]] | None = None,
     corrections: Sequence[str] = (),
     hash_checkpoint: bool = True,
@@ -81,9 +82,10 @@ def trace(
 ) -> Traced:
     """Make the job's video with taps (`folder`) or without them (None), both in the same launcher.
 
-    `sites` are globs, empty for all. `defaults` changes default arguments of constructors in memory (see launch.py) for a
-    checkpoint smaller than the CLI's fixed sizes; `corrections` take away known departures from the official code (see
-    corrections.py). Both are written to the manifest. Raises what the bridge raises.
+    `sites` are globs, empty for all; `sketch` records sketches of outputs in place of tensors. `defaults` changes default
+    arguments of constructors in memory (see launch.py) for a checkpoint smaller than the CLI's fixed sizes; `corrections`
+    take away known departures from the official code (see corrections.py). Both are written to the manifest. Raises what the
+    bridge raises.
     """
     job.validate()
     final = Path(os.path.abspath(job.output_path or "output.mp4"))
@@ -101,6 +103,7 @@ def trace(
             "trace": os.path.abspath(folder) if folder else None,
             "sites": list(sites),
             "outputs_only": outputs_only,
+            "sketch": sketch,
             "defaults": {name: dict(values) for name, values in (defaults or {}).items()},
             "report": str(report),
             "corrections": list(corrections),

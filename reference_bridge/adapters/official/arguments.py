@@ -92,6 +92,7 @@ def _generate(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--trace", type=Path, help="folder to record the run in")
     verb.add_argument("--sites", nargs="+", action="extend", default=[], metavar="GLOB", help="record only these sites")
     verb.add_argument("--outputs-only", action="store_true", help="record no inputs")
+    verb.add_argument("--sketch", action="store_true", help="record sketches of outputs in place of tensors")
     verb.add_argument("--quiet", action="store_true")
 
 
@@ -118,6 +119,7 @@ def _bench(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("--warmup", type=int, default=2, help="steps before the timed ones")
     verb.add_argument("--seed", type=int, default=0)
     verb.add_argument("--on-request", action="store_true", help="time one step for each line read from stdin")
+    verb.add_argument("--probe", type=Path, metavar="DIR", help="with --on-request: record the steps that ask for it there")
 
 
 def check_weights(args: argparse.Namespace) -> None:

@@ -7,13 +7,18 @@ import json
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from reference_bridge.adapters.official import arguments, patches, provenance
-from reference_bridge.adapters.official.checks import at_least, model_config
+from reference_bridge.adapters.official.checks import BadInput, at_least, model_config
+from reference_bridge.adapters.official.sites import OWN_OUTPUTS
+from reference_bridge.probe import Recorder, TorchBackend, TraceWriter, tap_torch
 
 TEXT_TOKENS = 1024
+BLOCKS = tuple(f"transformer.transformer_blocks.{digits}" for digits in ("[0-9]", "[0-9][0-9]"))
 
 
 def run(args: argparse.Namespace) -> int:
@@ -27,13 +32,15 @@ def run(args: argparse.Namespace) -> int:
     torch.set_num_threads(args.threads)
     applied = patches.apply("float32", None, None)
     with torch.inference_mode():
-        step, about = prepare(args)
+        step, about, transformer = prepare(args)
         for _ in range(args.warmup):
             step()
         if args.on_request:
             print(json.dumps({**about, "ready": True}), flush=True)
-            for _ in sys.stdin:
-                print(json.dumps({"seconds": timed(step)}), flush=True)
+            for line in sys.stdin:
+                with recorded(transformer, args.probe, line.strip(), step) as whole:
+                    seconds_taken = timed(whole)
+                print(json.dumps({"seconds": seconds_taken}), flush=True)
             return 0
         seconds = [timed(step) for _ in range(args.repeat)]
     summary = {
@@ -55,8 +62,36 @@ def timed(step: Callable[[], Any]) -> float:
     return time.perf_counter() - start
 
 
-def prepare(args: argparse.Namespace) -> tuple[Callable[[], Any], dict[str, Any]]:
-    """One step of the official Euler loop at the schedule's start, on random contexts and noise from the seed."""
+@contextmanager
+def recorded(transformer: Any, folder: Path | None, what: str, step: Callable[[], Any]) -> Iterator[Callable[[], Any]]:
+    """The step with the outputs of the transformer's blocks recorded: `sketch`, `tensors`, or nothing for an empty line.
+
+    It is whole with hooks, sketches, hashes and records; what a run does once (setting hooks, closing files) is outside.
+    """
+    if folder is None or not what:
+        yield step
+        return
+
+    def whole() -> None:
+        step()
+        writer.flush()
+
+    writer = TraceWriter(folder, TorchBackend())
+    recorder = Recorder(writer, BLOCKS, outputs_only=True, sketch=what == "sketch")
+    handles = tap_torch(recorder, "transformer", transformer.velocity_model, own=OWN_OUTPUTS)
+    try:
+        yield whole
+    finally:
+        for handle in handles:
+            handle.remove()
+        records = writer.records
+        writer.abort()
+    if not handles or not records:
+        raise BadInput("nothing was recorded", "--probe", what, "calls of transformer blocks", "Look at BLOCKS.")
+
+
+def prepare(args: argparse.Namespace) -> tuple[Callable[[], Any], dict[str, Any], Any]:
+    """One step of the official Euler loop at the schedule's start, on random contexts and noise from the seed; its model."""
     import torch
     from ltx_core.components.diffusion_steps import EulerDiffusionStep
     from ltx_core.components.guiders import MultiModalGuider
@@ -118,7 +153,7 @@ def prepare(args: argparse.Namespace) -> tuple[Callable[[], Any], dict[str, Any]
         "dtype": "float32",
         "threads": args.threads,
     }
-    return step, about
+    return step, about, transformer
 
 
 def _transformer(args: argparse.Namespace) -> Any:

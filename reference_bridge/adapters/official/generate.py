@@ -15,7 +15,7 @@ from reference_bridge.adapters.official import draws, patches, provenance
 from reference_bridge.adapters.official.checks import BadInput, gemma_config, model_config
 from reference_bridge.adapters.official.inputs import check_files
 from reference_bridge.adapters.official.sites import OfficialSites
-from reference_bridge.probe import Recorder, TorchBackend, TraceWriter
+from reference_bridge.probe import SKETCH_SEED, SKETCH_SUMS, Recorder, TorchBackend, TraceWriter
 
 
 def run(args: argparse.Namespace) -> int:
@@ -194,7 +194,7 @@ def _recorder(args: argparse.Namespace, request: dict[str, Any], applied: list[s
         yield None
         return
     writer = TraceWriter(args.trace, TorchBackend())
-    recorder = Recorder(writer, tuple(args.sites), args.outputs_only)
+    recorder = Recorder(writer, tuple(args.sites), args.outputs_only, args.sketch)
     try:
         yield recorder
         others = [path for path in (args.upsampler, *(path for path, _ in args.lora)) if path is not None]
@@ -212,6 +212,7 @@ def _recorder(args: argparse.Namespace, request: dict[str, Any], applied: list[s
                 "request": request,
                 "patches": applied,
                 "probe_seconds": round(recorder.seconds, 3),
+                **({"sketch": {"sums": SKETCH_SUMS, "seed": SKETCH_SEED}} if args.sketch else {}),
             }
         )
     except BaseException:

@@ -25,6 +25,14 @@ BUILDERS = {
 ENTRIES = {"EmbeddingsProcessor": "process_hidden_states", "MelSTFT": "mel_spectrogram", "VideoDecoder": "forward"}
 
 
+def _tokens_of_block(output: Any) -> Any:
+    """What a transformer block made of the arguments that it hands on: the tokens of each modality."""
+    return tuple(None if arguments is None else {"x": arguments.x} for arguments in output)
+
+
+OWN_OUTPUTS: dict[str, Callable[[Any], Any]] = {"BasicAVTransformerBlock": _tokens_of_block}
+
+
 class OfficialSites:
     """Installs taps and function sites for one run; `finish` records what a pipeline returns without passing a site."""
 
@@ -60,7 +68,7 @@ class OfficialSites:
             if component == "gemma":
                 self._tap_gemma(model.model.model)
             elif component == "transformer":
-                tap_torch(self.recorder, component, model.velocity_model)
+                tap_torch(self.recorder, component, model.velocity_model, own=OWN_OUTPUTS)
                 self._tap_denoiser(model)
             else:
                 tap_torch(self.recorder, component, model, ENTRIES)
@@ -73,6 +81,7 @@ class OfficialSites:
     def _tap_gemma(self, model: Any) -> None:
         """The root's record holds what the encoder takes and gives: ids, mask, and all hidden states."""
         language_model = getattr(model, "language_model", model)
+        model.register_forward_pre_hook(self._valid_tokens, with_kwargs=True)
         tap_torch(self.recorder, "gemma", language_model, skip_root=True)
         if self.recorder.wants("gemma"):
             recorder, waiting = self.recorder, list[dict[str, Tree]]()
@@ -88,6 +97,9 @@ class OfficialSites:
 
             model.register_forward_pre_hook(before, with_kwargs=True)
             model.register_forward_hook(after, with_kwargs=True)
+
+    def _valid_tokens(self, _: Any, args: Any, kwargs: dict[str, Any]) -> None:
+        self.recorder.masks["gemma"] = kwargs["attention_mask"]
 
     def _tap_denoiser(self, x0_model: Any) -> None:
         """One call of the X0 model is one guidance pass."""

@@ -1,0 +1,26 @@
+"""Recording costs what it may; a small form of `make bench-probe`."""
+
+from __future__ import annotations
+
+import pytest
+
+from parity import probe_bench
+from parity.capture.reference import ReferenceUnavailable, reference_python
+from parity.cases import T2V_SQUARE
+from parity.checkpoints import tiny
+
+
+def test_the_probe_costs_little() -> None:
+    try:
+        reference_python()
+    except ReferenceUnavailable as error:
+        pytest.skip(str(error))
+    found = probe_bench.measure(tiny(), T2V_SQUARE, rounds=25)
+    for what, limit in probe_bench.LIMITS.items():
+        # Three times the limit: parallel tests share the cores, and 25 steps are few.
+        assert probe_bench.overhead(found, what) < 3 * limit, what
+
+
+def test_overhead_is_the_median_of_paired_ratios() -> None:
+    found = {"": [1.0, 2.0, 1.0], "sketch": [1.1, 2.1, 9.0]}
+    assert probe_bench.overhead(found, "sketch") == pytest.approx(0.1)
