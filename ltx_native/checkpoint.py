@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
 
@@ -96,20 +97,19 @@ class Checkpoint:
     def load(self, component: str, module: M, dtype: mx.Dtype | str, loras: Sequence[LoRA] = ()) -> M:
         """Fill `module` with the component's weights in `dtype`, exactly: no key missing, extra, misshaped or not finite."""
         wanted = as_dtype(dtype)
-        weights = self.weights(component, wanted)
-        where = f"{component} of {self.located.root.name}"
-        if loras:
-            weights = fuse(weights, loras, wanted)
-        quantize.prepare(module, weights, where)
-        expected = dict(tree_flatten(module.parameters()))
-        _check_fit(where, {k: v.shape for k, v in weights.items()}, {k: v.shape for k, v in expected.items()})
-        module.load_weights(list(weights.items()), strict=True)
-        del weights, expected
-        _check_values(where, module, wanted)
-        return module
+        return fill(module, self.weights(component, wanted), wanted, f"{component} of {self.located.root.name}", loras)
 
     def _names(self, component: str) -> Iterator[tuple[Path, dict[str, str]]]:
         """For each file of the component: stored key → native name; refuses keys that nothing accounts for."""
+        if component not in self._known:
+            self._known[component] = self._read_names(component)
+        return iter(self._known[component])
+
+    @cached_property
+    def _known(self) -> dict[str, list[tuple[Path, dict[str, str]]]]:
+        return {}
+
+    def _read_names(self, component: str) -> list[tuple[Path, dict[str, str]]]:
         if component not in self.located.components:
             raise CheckpointError(
                 f"The checkpoint has no {component}",
@@ -118,7 +118,7 @@ class Checkpoint:
                 component,
                 "Give its file or folder (--gemma, --upsampler), or use a complete checkpoint",
             )
-        return iter([(p, self._names_in(component, self.located.headers[p])) for p in self.located.components[component]])
+        return [(p, self._names_in(component, self.located.headers[p])) for p in self.located.components[component]]
 
     def _names_in(self, component: str, header: Header) -> dict[str, str]:
         names: dict[str, str] = {}
@@ -171,6 +171,22 @@ def as_dtype(dtype: mx.Dtype | str) -> mx.Dtype:
             "The model cannot run in that dtype", "dtype", str(dtype), "float32, bfloat16 or float16", "Choose one of them"
         )
     return found
+
+
+def fill(module: M, weights: dict[str, mx.array], dtype: mx.Dtype, where: str, loras: Sequence[LoRA] = ()) -> M:
+    """Put `weights` with `loras` added into `module`, strictly, and evaluate them; a message names them by `where`.
+
+    Empties `weights`: each tensor as read is let go of as soon as its final form exists.
+    """
+    final = fuse(weights, loras, dtype) if loras else dict(weights)
+    weights.clear()
+    quantize.prepare(module, final, where)
+    expected = dict(tree_flatten(module.parameters()))
+    _check_fit(where, {k: v.shape for k, v in final.items()}, {k: v.shape for k, v in expected.items()})
+    module.load_weights(list(final.items()), strict=True)
+    del final, expected
+    _check_values(where, module, dtype)
+    return module
 
 
 def _check_fit(where: str, found: dict[str, tuple[int, ...]], expected: dict[str, tuple[int, ...]]) -> None:

@@ -115,14 +115,20 @@ class CheckpointFiles:
         return hashlib.sha256("\n".join([self.layout, *lines]).encode()).hexdigest()
 
     @cached_property
-    def config(self) -> ModelConfig:
+    def raw_config(self) -> dict[str, Any]:
+        """The official config as it stands in the file."""
         if self.layout == "official":
             header = self.headers[self.components["transformer"][0]]
-            config = _parse(header.metadata.get("config"), f"{header.path.name} (metadata)")
+            return _parse(header.metadata.get("config"), f"{header.path.name} (metadata)")
+        return _parse_file(self.root / "embedded_config.json")
+
+    @cached_property
+    def config(self) -> ModelConfig:
+        config = self.raw_config
+        if self.layout == "official":
+            header = self.headers[self.components["transformer"][0]]
             version, key = header.metadata.get("model_version", ""), AGGREGATE
         else:
-            path = self.root / "embedded_config.json"
-            config = _parse_file(path)
             version = str(_parse_file(self.root / "config.json").get("model_version", ""))
             header, key = self.headers[self.components["embeddings_processor"][0]], f"connector.{AGGREGATE}"
         if key not in header.shapes or len(header.shapes[key]) != 2:

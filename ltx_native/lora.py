@@ -9,7 +9,7 @@ looks like one that applies.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from pathlib import Path
@@ -67,11 +67,8 @@ def fuse(weights: dict[str, mx.array], loras: Sequence[LoRA], dtype: mx.Dtype) -
     """New weights with all adapters added; raises if any key of any adapter finds no weight of its shape."""
     result = dict(weights)
     deltas: dict[str, list[mx.array]] = {}
+    check_layers(loras, weights)
     for lora in loras:
-        unmatched = [layer for layer in lora.layers if f"{layer}.weight" not in weights]
-        if unmatched:
-            share = "none" if len(unmatched) == len(lora.layers) else f"only {len(lora.layers) - len(unmatched)}"
-            raise _unfit(lora.path, f"{share} of its {len(lora.layers)} layers fits the model; unmatched", unmatched)
         for layer, factors in lora.layers.items():
             deltas.setdefault(layer, []).append(_delta(factors, lora.strength).astype(dtype))
     for layer, parts in deltas.items():
@@ -84,6 +81,15 @@ def fuse(weights: dict[str, mx.array], loras: Sequence[LoRA], dtype: mx.Dtype) -
             raise _misfit(layer, total.shape, weight.shape)
         result[f"{layer}.weight"] = (total + weight.astype(dtype)).astype(dtype)
     return result
+
+
+def check_layers(loras: Sequence[LoRA], names: Container[str]) -> None:
+    """Raise unless every layer of every adapter has its weight among `names`."""
+    for lora in loras:
+        unmatched = [layer for layer in lora.layers if f"{layer}.weight" not in names]
+        if unmatched:
+            share = "none" if len(unmatched) == len(lora.layers) else f"only {len(lora.layers) - len(unmatched)}"
+            raise _unfit(lora.path, f"{share} of its {len(lora.layers)} layers fits the model; unmatched", unmatched)
 
 
 def _delta(factors: Factors, strength: float) -> mx.array:

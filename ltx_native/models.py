@@ -31,7 +31,8 @@ class Models:
     """The components of one checkpoint in one dtype.
 
     With ``keep`` a component stays loaded once used (captures tap it, benchmarks reuse it); without it only one is in
-    memory at a time. ``on_load`` is called with the name and the module of everything that is loaded.
+    memory at a time; with ``low_ram`` only one block of the transformer is. ``on_load`` is called with the name and the
+    module of everything that is loaded, streamed blocks (``transformer.transformer_blocks.7``) included.
     """
 
     def __init__(
@@ -40,8 +41,10 @@ class Models:
         dtype: mx.Dtype = mx.bfloat16,
         keep: bool = False,
         on_load: Callable[[str, nn.Module], None] | None = None,
+        low_ram: bool = False,
     ) -> None:
         self.checkpoint = checkpoint
+        self.low_ram = low_ram
         self.dtype = dtype
         self.keep = keep
         self.on_load = on_load
@@ -76,12 +79,21 @@ class Models:
             config, folder = self.checkpoint.gemma_config, self.checkpoint.gemma_folder
             assert folder is not None, "reading Gemma's config has found its folder"
             return GemmaTokenizer(folder, config.vocab_size)
-        module = self._build(component)
-        adapters = [LoRA.open(lora.path, lora.strength) for lora in loras]
-        self.checkpoint.load(component, module, self.dtype, adapters)
+        if component == "transformer" and self.low_ram:
+            from ltx_native.streaming import streamed_transformer
+
+            module: nn.Module = streamed_transformer(self.checkpoint, self.dtype, loras, self._block_loaded)
+        else:
+            module = self._build(component)
+            adapters = [LoRA.open(lora.path, lora.strength) for lora in loras]
+            self.checkpoint.load(component, module, self.dtype, adapters)
         if self.on_load is not None:
             self.on_load(component, module)
         return module
+
+    def _block_loaded(self, index: int, block: nn.Module) -> None:
+        if self.on_load is not None:
+            self.on_load(f"transformer.transformer_blocks.{index}", block)
 
     def _build(self, component: str) -> nn.Module:
         config = self.checkpoint.config

@@ -119,6 +119,7 @@ class Denoiser:
     def _program(self, video: Modality, audio: Modality, jobs: list[Pass]) -> list[Velocities]:
         """All passes in one batch, compiled when that was asked for and everything constant has been computed once."""
         compiled = mx.default_device().type == mx.DeviceType.gpu if self.compiled is None else self.compiled
+        compiled = compiled and not self.model.streamed
         constant = (*(id(m.positions) for m in (video, audio)), *(id(m.attention_mask) for m in (video, audio)))
         key = (tuple(job.name for job in jobs), jobs[0].video_enabled, jobs[0].audio_enabled, *constant)
         if not compiled or key not in self._programs:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Protocol
+
 import mlx.core as mx
 import mlx.nn as nn
 
@@ -18,22 +21,42 @@ from ltx_native.transformer.perturbations import BatchedPerturbationConfig
 ROPE_TABLES_KEPT = 8
 
 
+class Block(Protocol):
+    """What the model asks of a transformer block."""
+
+    def __call__(
+        self,
+        video: TransformerArgs | None,
+        audio: TransformerArgs | None,
+        perturbations: BatchedPerturbationConfig | None = None,
+    ) -> tuple[TransformerArgs | None, TransformerArgs | None]: ...
+
+
+def streams(c: TransformerConfig) -> tuple[Stream, Stream]:
+    """Sizes of the video and of the audio stream."""
+    video = Stream(c.inner_dim, c.num_attention_heads, c.attention_head_dim, c.cross_attention_dim)
+    audio = Stream(c.audio_inner_dim, c.audio_num_attention_heads, c.audio_attention_head_dim, c.audio_cross_attention_dim)
+    return video, audio
+
+
+def make_block(c: TransformerConfig, idx: int) -> BasicAVTransformerBlock:
+    video, audio = streams(c)
+    return BasicAVTransformerBlock(
+        idx=idx,
+        video=video,
+        audio=audio,
+        norm_eps=c.norm_eps,
+        rope_type=c.rope_type,
+        apply_gated_attention=c.apply_gated_attention,
+        cross_attention_adaln=c.cross_attention_adaln,
+    )
+
+
 class LTXModel(nn.Module):
-    def __init__(self, config: TransformerConfig):
+    def __init__(self, config: TransformerConfig, blocks: Sequence[Block] | None = None):
         super().__init__()
         c = self.config = config
-        video = Stream(
-            dim=c.num_attention_heads * c.attention_head_dim,
-            heads=c.num_attention_heads,
-            d_head=c.attention_head_dim,
-            context_dim=c.cross_attention_dim,
-        )
-        audio = Stream(
-            dim=c.audio_num_attention_heads * c.audio_attention_head_dim,
-            heads=c.audio_num_attention_heads,
-            d_head=c.audio_attention_head_dim,
-            context_dim=c.audio_cross_attention_dim,
-        )
+        video, audio = streams(c)
         rows = 9 if c.cross_attention_adaln else 6
         self._rope_tables: dict[tuple[int, int, int], tuple[mx.array, tuple[mx.array, mx.array]]] = {}
 
@@ -58,18 +81,13 @@ class LTXModel(nn.Module):
         self.av_ca_a2v_gate_adaln_single = AdaLayerNormSingle(video.dim, 1)
         self.av_ca_v2a_gate_adaln_single = AdaLayerNormSingle(audio.dim, 1)
 
-        self.transformer_blocks = [
-            BasicAVTransformerBlock(
-                idx=idx,
-                video=video,
-                audio=audio,
-                norm_eps=c.norm_eps,
-                rope_type=c.rope_type,
-                apply_gated_attention=c.apply_gated_attention,
-                cross_attention_adaln=c.cross_attention_adaln,
-            )
-            for idx in range(c.num_layers)
-        ]
+        # A list is part of the module's tree; any other sequence brings its own weights when a block is called.
+        self.transformer_blocks = [make_block(c, idx) for idx in range(c.num_layers)] if blocks is None else blocks
+
+    @property
+    def streamed(self) -> bool:
+        """Whether blocks are read when they are called: then nothing may trace through them."""
+        return not isinstance(self.transformer_blocks, list)
 
     def __call__(
         self,

@@ -164,7 +164,7 @@ def test_output_is_never_overwritten_and_never_partial(tiny: Paths, tmp_path: Pa
         convert(tiny["model"], tmp_path / "there")
     with pytest.raises(CheckpointError, match="Only the official single file"):
         convert(tiny["split"], tmp_path / "again")
-    monkeypatch.setattr("ltx_native.convert._write_configs", lambda *_: 1 / 0)
+    monkeypatch.setattr("ltx_native.convert.write_configs", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         convert(tiny["model"], tmp_path / "half")
     assert [p.name for p in tmp_path.iterdir()] == ["there"]

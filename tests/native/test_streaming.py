@@ -1,0 +1,162 @@
+"""Blocks read one at a time: bitwise the resident model, LoRAs bound per block, bad files refused as at a whole load."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import mlx.core as mx
+import mlx.nn as nn
+import numpy as np
+import pytest
+from mlx.utils import tree_flatten
+
+from ltx_native.checkpoint import Checkpoint
+from ltx_native.convert import convert
+from ltx_native.errors import CheckpointError
+from ltx_native.lora import LoRA
+from ltx_native.models import Models
+from ltx_native.pipelines.denoise import Denoiser
+from ltx_native.request import Lora
+from ltx_native.streaming import StreamedBlocks, streamed_transformer
+from ltx_native.tensor_files import Pending, read_tensors, write_safetensors
+from ltx_native.transformer.block import BasicAVTransformerBlock
+from ltx_native.transformer.modality import Modality
+from ltx_native.transformer.model import LTXModel
+from ltx_native.transformer.passes import Pass, run_batched, run_one
+from ltx_native.transformer.perturbations import Perturbation, PerturbationConfig, PerturbationType
+from parity.world.random_checkpoint import write_lora
+
+Paths = dict[str, Path]
+
+
+def modality(tokens: int, width: int, axes: int, seed: int) -> Modality:
+    keys = mx.random.split(mx.random.key(seed), 3)
+    start = 10 * mx.random.uniform(shape=(1, axes, tokens, 1), key=keys[1])
+    return Modality(
+        latent=mx.random.normal((1, tokens, 128), key=keys[0]),
+        sigma=mx.array([0.7]),
+        timesteps=mx.full((1, tokens, 1), 0.7),
+        positions=mx.concatenate([start, start + 1], axis=-1),
+        context=mx.random.normal((1, 5, width), key=keys[2]),
+    )
+
+
+def passes(video: Modality, audio: Modality) -> list[Pass]:
+    cond = Pass("cond", video.context, audio.context)
+    skip = PerturbationConfig([Perturbation(PerturbationType.SKIP_VIDEO_SELF_ATTN, [1])])
+    return [cond, Pass("uncond", -video.context, -audio.context), replace(cond, name="stg", perturbations=skip)]
+
+
+def velocities(model: LTXModel) -> list[mx.array]:
+    """Each pass alone and all passes in a batch."""
+    video, audio = modality(12, 64, 3, 1), modality(7, 32, 1, 2)
+    jobs = passes(video, audio)
+    runs = [*(run_one(model, video, audio, job) for job in jobs), *run_batched(model, video, audio, jobs)]
+    return [array for run in runs for array in run]
+
+
+def resident(checkpoint: Checkpoint, dtype: str, loras: tuple[Lora, ...] = ()) -> LTXModel:
+    adapters = [LoRA.open(lora.path, lora.strength) for lora in loras]
+    return checkpoint.load("transformer", LTXModel(checkpoint.config.transformer), dtype, adapters)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("layout", ["official", "q4"])
+def test_streamed_is_bitwise_resident(tiny: Paths, tmp_path: Path, layout: str, dtype: str) -> None:
+    source = tiny["model"]
+    if layout == "q4":
+        source = convert(tiny["model"], tmp_path / "q4", dtype="q4", group_size=32).folder
+    loras = (Lora(str(write_lora(tmp_path / "a.safetensors")), 0.5), Lora(str(write_lora(tmp_path / "b.safetensors", seed=2))))
+    checkpoint = Checkpoint.open(source)
+    for chosen in ((), loras):
+        whole = velocities(resident(checkpoint, dtype, chosen))
+        streamed = velocities(streamed_transformer(checkpoint, dtype, chosen))
+        for one, other in zip(whole, streamed, strict=True):
+            assert one.dtype == other.dtype
+            assert mx.array_equal(one, other).item()
+        if chosen:
+            plain = velocities(resident(checkpoint, dtype))
+            assert not mx.allclose(plain[0], streamed[0], rtol=1e-3).item(), "the adapters have an effect"
+
+
+def test_no_block_stays_and_every_call_reads_it_again(tiny: Paths) -> None:
+    seen: list[int] = []
+    model = streamed_transformer(Checkpoint.open(tiny["model"]), "float32", on_block=lambda i, _: seen.append(i))
+    assert model.streamed
+    assert not [name for name, _ in tree_flatten(model.parameters()) if "transformer_blocks" in name]
+    video, audio = modality(4, 64, 3, 1), modality(3, 32, 1, 2)
+    mx.eval(run_one(model, video, audio, passes(video, audio)[0]))
+    mx.clear_cache()
+    before = mx.get_active_memory()
+    for _ in range(2):
+        mx.eval(run_one(model, video, audio, passes(video, audio)[0]))
+        assert mx.get_active_memory() <= before + 100_000, "a block (1 MB) is gone when the pass is over"
+    assert seen == [0, 1] * 3
+
+
+def test_a_hook_can_change_a_block(tiny: Paths) -> None:
+    def louder(index: int, block: BasicAVTransformerBlock) -> None:
+        if index == 1:
+            block.ff.net[2].weight = 2 * block.ff.net[2].weight
+
+    checkpoint = Checkpoint.open(tiny["model"])
+    changed = resident(checkpoint, "float32")
+    louder(1, changed.transformer_blocks[1])
+    streamed = streamed_transformer(checkpoint, "float32", on_block=louder)
+    for one, other in zip(velocities(changed), velocities(streamed), strict=True):
+        assert mx.array_equal(one, other).item()
+
+
+def test_blocks_are_a_sequence(tiny: Paths) -> None:
+    blocks = StreamedBlocks(Checkpoint.open(tiny["model"]), mx.float32)
+    assert [block.idx for block in blocks] == [block.idx for block in blocks[:]] == [0, 1]
+    assert blocks[-1].idx == 1
+    whole = Checkpoint.open(tiny["model"]).weights("transformer", "float32")
+    for name, value in tree_flatten(blocks.load(1).parameters()):
+        assert mx.array_equal(value, whole[f"transformer_blocks.1.{name}"]).item(), name
+    with pytest.raises(IndexError):
+        blocks[2]
+
+
+def test_models_with_low_ram_stream_and_report_blocks(tiny: Paths) -> None:
+    loaded: list[str] = []
+
+    def on_load(name: str, module: nn.Module) -> None:
+        loaded.append(name)
+
+    models = Models(Checkpoint.open(tiny["model"]), mx.float32, low_ram=True, on_load=on_load)
+    with models.use("transformer") as model:
+        assert Denoiser(model, None, compiled=True).model.streamed  # type: ignore[arg-type]
+        velocities(model)
+    assert loaded == ["transformer", *[f"transformer.transformer_blocks.{i}" for i in (0, 1)] * 4]
+
+
+def test_an_adapter_for_other_blocks_is_refused_before_anything_runs(tiny: Paths, tmp_path: Path) -> None:
+    tensors = read_tensors(write_lora(tmp_path / "a.safetensors"))
+    tensors = {k.replace("blocks.1.attn1.to_q", "blocks.7.attn1.to_q"): v for k, v in tensors.items()}
+    write_safetensors(tmp_path / "part.safetensors", [Pending(k, v) for k, v in tensors.items()])
+    with pytest.raises(CheckpointError, match=r"only 55 of its 56 layers.*transformer_blocks\.7\.attn1\.to_q"):
+        streamed_transformer(Checkpoint.open(tiny["model"]), "float32", [Lora(str(tmp_path / "part.safetensors"))])
+
+
+def test_weights_of_a_block_that_the_config_does_not_have(tiny: Paths) -> None:
+    checkpoint = Checkpoint.open(tiny["model"])
+    short = replace(checkpoint.config, transformer=replace(checkpoint.config.transformer, num_layers=1))
+    checkpoint.located.__dict__["config"] = short
+    with pytest.raises(CheckpointError, match=r"unexpected: transformer_blocks\.1\."):
+        streamed_transformer(checkpoint, "float32")
+
+
+def test_a_damaged_block_is_refused_when_its_turn_comes(tiny: Paths, tmp_path: Path) -> None:
+    split = convert(tiny["model"], tmp_path / "split", dtype="float32").folder
+    path = split / "transformer-dev.safetensors"
+    tensors = read_tensors(path)
+    name = "transformer.transformer_blocks.1.attn1.to_q.bias"
+    tensors[name] = mx.array(np.full(tensors[name].shape, np.nan, np.float32))
+    write_safetensors(tmp_path / "new", [Pending(k, v) for k, v in tensors.items()])
+    (tmp_path / "new").replace(path)
+    blocks = StreamedBlocks(Checkpoint.open(split), mx.float32)
+    blocks.load(0)
+    with pytest.raises(CheckpointError, match=r"not finite.*transformer_blocks\.1.*attn1\.to_q\.bias"):
+        blocks.load(1)
