@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from xml.sax.saxutils import escape
 
-from parity.report.build import write_text
+from parity.files import write_text
 
 # Okabe-Ito colours, dark enough for white text.
 _COLOURS = {"pass": "#0b63a8", "fail": "#b23a00", "inconclusive": "#765a00"}

@@ -18,7 +18,8 @@ from markupsafe import Markup
 
 from ltx_native.verdict import Verdict, file_sha256, load_verdict
 from parity.badge import write_badge
-from parity.report.build import ReportError, read_results, template_environment, write_text
+from parity.files import write_text
+from parity.report.build import ReportError, read_results, template_environment
 from parity.report.plots import Plot, colour, drawing, label, legend, log_axis, raised, to_svg
 from parity.report.summary import digest
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -13,6 +11,7 @@ from typing import Any
 from parity.align import Coverage
 from parity.bounds import Bounds
 from parity.compare import Row
+from parity.files import write_text
 from parity.localise import Finding, own_error, row_bound
 from parity.metrics import Metrics
 from parity.trace import Key
@@ -165,12 +164,4 @@ def _jsonable(value: Any) -> Any:
 
 def write_json(path: Path, data: Mapping[str, Any], indent: int | None = None) -> None:
     """Write JSON under a temporary name and rename, so that a reader never meets half a file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".tmp")
-    try:
-        with os.fdopen(handle, "w") as stream:
-            json.dump(_jsonable(data), stream, indent=indent, allow_nan=False)
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    write_text(path, json.dumps(_jsonable(data), indent=indent, allow_nan=False))

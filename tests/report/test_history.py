@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 from pathlib import Path
@@ -140,3 +141,15 @@ def test_the_badge_is_an_svg_that_says_the_verdict(verdict: str) -> None:
     root = ElementTree.fromstring(badge_svg(verdict))
     assert root.get("aria-label") == f"parity: {verdict}"
     assert any(verdict in (node.text or "") for node in root.iter())
+
+
+def test_what_is_written_is_readable_as_the_umask_says(tmp_path: Path) -> None:
+    """Results and pages are read by others: by a web server, by CI's upload."""
+    mask = os.umask(0o022)
+    try:
+        folder = run(tmp_path / "run", "2026-01-01T10:00:00+00:00")
+        promote(folder / "verdict.json", tmp_path / "promoted")
+        files = [path for path in tmp_path.rglob("*") if path.is_file()]
+        assert {path.name: oct(path.stat().st_mode & 0o777) for path in files} == {path.name: "0o644" for path in files}
+    finally:
+        os.umask(mask)
