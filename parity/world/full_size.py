@@ -70,7 +70,8 @@ def write_full_size(
     plan = _plan(config, gemma["text_config"]["num_hidden_layers"] + 1, how, seed)
     total, done = sum(entry.nbytes for entries in plan.values() for entry in entries), 0
     for file, entries in plan.items():
-        for written in write_streamed(temporary / file, entries, {"format": "mlx"}):
+        # The seed in the header keeps a run from continuing another seed's file.
+        for written in write_streamed(temporary / file, entries, {"format": "mlx", "seed": str(seed)}):
             done += written
             if bar is not None:
                 bar.update(f"writing {file}, MB", done >> 20, total >> 20)
