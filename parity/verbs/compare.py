@@ -9,16 +9,21 @@ from pathlib import Path
 
 from parity.results import CaseResult
 from parity.verbs.common import REPORTS, STATUS, add_request_arguments, case_of, checkpoint_of, reference_cache, show
+from parity.verbs.stream import add_stream_arguments
+from parity.verbs.stream import run as run_streamed
 
 
 def add_arguments(verb: argparse.ArgumentParser) -> None:
     add_request_arguments(verb)
     verb.add_argument("-o", "--output", type=Path, default=REPORTS / "compare", help="folder for results, page and media")
     verb.add_argument("--bfloat16", action="store_true", help="judge every module in bfloat16, too")
+    add_stream_arguments(verb)
 
 
 def run(args: argparse.Namespace) -> int:
     """Status 0 pass, 1 fail, 3 inconclusive."""
+    if args.stream:
+        return run_streamed(args)
     from parity.session import Session
 
     case = case_of(args)

@@ -19,7 +19,6 @@ from reference_bridge.adapters.official_parts.service import Answer, timed
 from reference_bridge.probe import Recorder, TorchBackend, TraceWriter, tap_torch
 
 MODALITIES = ("video", "audio")
-BLOCKS = "transformer_blocks."
 
 
 class Blocks:
@@ -27,9 +26,9 @@ class Blocks:
 
     `prepare` {weights, inputs, output}: modalities by `video.latent` … to the first block's arguments, written by
     `video.x`, `video.positional_embeddings.0` …; `begin` {inputs}: such arguments as they are;
-    `block` {index, weights, output, trace?}: the next block on the running tokens, `video.x` and `audio.x` written, with a
-    trace of everything inside on request; `again`: the same block on the same tokens, for its time; `rewind`: back to the
-    first block's arguments; `velocity` {weights, output}: what comes after the blocks.
+    `block` {index, weights, output}: the next block on the running tokens; `video.x` and `audio.x` are written;
+    `inside` {trace, pass}: the last block once more on the same tokens, every module in it recorded; `again`: the same for its
+    time; `velocity` {weights, output}: what comes after the blocks. Weights may be under a `prefix` that requests name.
     """
 
     def __init__(self, config: Mapping[str, Any]) -> None:
@@ -42,13 +41,12 @@ class Blocks:
             self.model: Any = LTXModelConfigurator.from_config(whole).eval()
         self.template = self.model.transformer_blocks[0]
         self.model.transformer_blocks = torch.nn.ModuleList()
-        self.first: tuple[Any, Any] | None = None
         self.running: tuple[Any, Any] | None = None
         self.perturbations: Any = None
-        self.last: Callable[[], Any] | None = None
+        self.last: tuple[Any, dict[str, Any]] | None = None
 
     def handlers(self) -> dict[str, Callable[[Mapping[str, Any]], Answer]]:
-        names = ("prepare", "begin", "block", "again", "rewind", "velocity")
+        names = ("prepare", "begin", "block", "inside", "again", "velocity")
         return {name: getattr(self, name) for name in names}
 
     def prepare(self, request: Mapping[str, Any]) -> Answer:
@@ -87,67 +85,71 @@ class Blocks:
         return self._begin((video, audio), request)
 
     def _begin(self, first: tuple[Any, Any], request: Mapping[str, Any]) -> Answer:
-        self.first = self.running = first
+        self.running, self.last = first, None
         self.perturbations = perturbations(request.get("perturbations"), first[0].x.shape[0])
         return {"tokens": [args.x.shape[1] for args in first]}
 
     def block(self, request: Mapping[str, Any]) -> Answer:
         import torch
-        from safetensors.torch import load_file, save_file
+        from safetensors.torch import save_file
 
-        if self.running is None:
-            raise BadInput("nothing runs yet", "block", "no tokens", "`prepare` or `begin` before it", "Send one of them.")
-        index, folder = int(request["index"]), request.get("trace")
         self.last = None  # lets go of the last block's weights before the next ones are read
+        video, audio = self._running("block")
         block = copy.deepcopy(self.template)
-        block.idx = index
-        block.load_state_dict(load_file(_file(request, "weights")), strict=True, assign=True)
-        video, audio = self.running
+        block.idx = int(request["index"])
+        block.load_state_dict(_weights(request), strict=True, assign=True)
         arguments = {"video": video, "audio": audio, "perturbations": self.perturbations}
         with torch.inference_mode():
-            if folder is not None:
-                with_trace(Path(folder), f"transformer.{BLOCKS}{index}", block, arguments, str(request.get("pass", "cond")))
-                return {}
             (video, audio), spent = timed(lambda: block(**arguments))
-        self.last = lambda: block(**arguments)
-        self.running = video, audio
+        self.last, self.running = (block, arguments), (video, audio)
         out = {f"{m}.x": args.x for m, args in zip(MODALITIES, self.running, strict=True)}
         save_file({name: tensor.clone().contiguous() for name, tensor in out.items()}, request["output"])
         return spent
 
+    def inside(self, request: Mapping[str, Any]) -> Answer:
+        import torch
+
+        block, arguments = self._last("inside")
+        with torch.inference_mode():
+            site = f"transformer.transformer_blocks.{block.idx}"
+            with_trace(Path(request["trace"]), site, block, arguments, str(request["pass"]))
+        return {}
+
     def again(self, request: Mapping[str, Any]) -> Answer:
         import torch
 
-        if self.last is None:
-            raise BadInput("no block ran yet", "again", "nothing", "`block` before it", "Send it.")
+        block, arguments = self._last("again")
         with torch.inference_mode():
-            return timed(self.last)[1]
-
-    def rewind(self, request: Mapping[str, Any]) -> Answer:
-        self.running = self.first
-        return {}
+            return timed(lambda: block(**arguments))[1]
 
     def velocity(self, request: Mapping[str, Any]) -> Answer:
         import torch
         from safetensors.torch import save_file
 
-        if self.running is None:
-            raise BadInput("nothing runs yet", "velocity", "no tokens", "`prepare` or `begin` before it", "Send one of them.")
+        running = self._running("velocity")
         self._load_rest(request)
         out = {}
         with torch.inference_mode():
-            for name, args in zip(MODALITIES, self.running, strict=True):
+            for name, args in zip(MODALITIES, running, strict=True):
                 prefix = "" if name == "video" else "audio_"
                 own = (getattr(self.model, prefix + part) for part in ("scale_shift_table", "norm_out", "proj_out"))
                 out[name] = self.model._process_output(*own, args.x, args.embedded_timestep).contiguous()
         save_file(out, request["output"])
         return {}
 
+    def _running(self, asked: str) -> tuple[Any, Any]:
+        if self.running is None:
+            raise BadInput("nothing runs yet", asked, "no tokens", "`prepare` or `begin` before it", "Send one of them.")
+        return self.running
+
+    def _last(self, asked: str) -> tuple[Any, dict[str, Any]]:
+        if self.last is None:
+            raise BadInput("no block ran yet", asked, "nothing", "`block` before it", "Send it.")
+        return self.last
+
     def _load_rest(self, request: Mapping[str, Any]) -> None:
         """All parameters outside the blocks, each exactly once."""
-        from safetensors.torch import load_file
-
-        self.model.load_state_dict(load_file(_file(request, "weights")), strict=True, assign=True)
+        self.model.load_state_dict(_weights(request), strict=True, assign=True)
 
 
 def perturbations(described: Any, batch: int) -> Any:
@@ -190,6 +192,13 @@ def _tensors(args: Any) -> list[tuple[str, Any]]:
         elif isinstance(value, (tuple, list)):
             found += [(f"{field.name}.{i}", part) for i, part in enumerate(value)]
     return found
+
+
+def _weights(request: Mapping[str, Any]) -> dict[str, Any]:
+    from safetensors.torch import load_file
+
+    prefix = str(request.get("prefix", ""))
+    return {name.removeprefix(prefix): tensor for name, tensor in load_file(_file(request, "weights")).items()}
 
 
 def _file(request: Mapping[str, Any], name: str) -> str:

@@ -1,0 +1,111 @@
+"""The official transformer's blocks one at a time, in the reference's own process, by `official_parts blocks`."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import select
+import subprocess
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any, Final
+
+from parity.capture.reference import ROOT, ReferenceUnavailable, reference_python
+
+START_S: Final = 300.0
+ANSWER_S: Final = 3600.0
+
+
+class OfficialParts:
+    """A verb of `official_parts` that answers requests until the block ends. ``peak_bytes`` is its resident peak so far.
+
+    Raises ReferenceUnavailable when it does not start, stops, or answers with an error.
+    """
+
+    def __init__(self, verb: str, arguments: Sequence[str]) -> None:
+        self._command = [str(reference_python()), "-m", "reference_bridge.adapters.official_parts", verb, *arguments]
+        self._process: subprocess.Popen[str] | None = None
+        self._errors: IO[str] | None = None
+        self.peak_bytes = 0
+
+    def __enter__(self) -> OfficialParts:
+        self._errors = tempfile.TemporaryFile("w+")
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"}
+        self._process = subprocess.Popen(
+            self._command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._errors,
+            text=True,
+            cwd=ROOT,
+            env=environment,
+        )
+        try:
+            self.answer(START_S)
+        except BaseException:
+            self._stop()
+            raise
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+        self._stop()
+
+    def ask(self, do: str, **request: Any) -> dict[str, Any]:
+        """Send one request and wait for its answer."""
+        self.send(do, **request)
+        return self.answer()
+
+    def send(self, do: str, **request: Any) -> None:
+        """Send one request; its answer is fetched later, so that this process can compute meanwhile."""
+        assert self._process is not None
+        assert self._process.stdin is not None
+        line = json.dumps({"do": do, **{name: _plain(value) for name, value in request.items()}})
+        try:
+            self._process.stdin.write(line + "\n")
+            self._process.stdin.flush()
+        except BrokenPipeError:
+            raise self._ended() from None
+
+    def answer(self, limit_s: float = ANSWER_S) -> dict[str, Any]:
+        assert self._process is not None
+        assert self._process.stdout is not None
+        if not select.select([self._process.stdout], [], [], limit_s)[0]:
+            raise ReferenceUnavailable(f"the official blocks gave no answer within {limit_s:.0f} s")
+        line = self._process.stdout.readline()
+        if not line:
+            raise self._ended()
+        found: dict[str, Any] = json.loads(line)
+        if "error" in found:
+            raise ReferenceUnavailable(f"the official blocks answered with an error: {found['error']}")
+        self.peak_bytes = max(self.peak_bytes, int(found.get("peak_bytes", 0)))
+        return found
+
+    def _ended(self) -> ReferenceUnavailable:
+        assert self._process is not None
+        assert self._errors is not None
+        status = self._process.wait(timeout=60)
+        self._errors.seek(0)
+        tail = "\n".join(self._errors.read().strip().splitlines()[-8:])
+        return ReferenceUnavailable(f"the official blocks stopped with status {status}: {tail}")
+
+    def _stop(self) -> None:
+        if self._process is not None:
+            assert self._process.stdin is not None
+            assert self._process.stdout is not None
+            with contextlib.suppress(BrokenPipeError):
+                self._process.stdin.close()
+            try:
+                self._process.wait(timeout=10)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+            self._process.stdout.close()
+        if self._errors is not None:
+            self._errors.close()
+
+
+def _plain(value: Any) -> Any:
+    return str(value) if isinstance(value, Path) else dict(value) if isinstance(value, Mapping) else value
