@@ -19,9 +19,18 @@ PIPELINES = ("one-stage", "two-stage", "two-stages-hq", "distilled", "keyframes"
 DTYPES = ("bfloat16", "float32")
 MAX_SEED = 2**32 - 1
 DEFAULT_FRAMES = 97
+#: The default of all official pipelines, word for word.
 DEFAULT_NEGATIVE_PROMPT = (
-    "blurry, noisy, low quality, flickering, jittery motion, warped anatomy, watermark, text overlay, "
-    "flat lighting, frozen frame, muffled or distorted sound, sound out of sync"
+    "blurry, out of focus, overexposed, underexposed, low contrast, washed out colors, excessive noise, grainy "
+    "texture, poor lighting, flickering, motion blur, distorted proportions, unnatural skin tones, deformed facial "
+    "features, asymmetrical face, missing facial features, extra limbs, disfigured hands, wrong hand count, "
+    "artifacts around text, inconsistent perspective, camera shake, incorrect depth of field, background too sharp, "
+    "background clutter, distracting reflections, harsh shadows, inconsistent lighting direction, color banding, "
+    "cartoonish rendering, 3D CGI look, unrealistic materials, uncanny valley effect, incorrect ethnicity, wrong "
+    "gender, exaggerated expressions, wrong gaze direction, mismatched lip sync, silent or muted audio, distorted "
+    "voice, robotic voice, echo, background noise, off-sync audio, incorrect dialogue, added dialogue, repetitive "
+    "speech, jittery movement, awkward pauses, incorrect timing, unnatural transitions, inconsistent framing, tilted "
+    "camera, flat lighting, inconsistent tone, cinematic oversaturation, stylized filters, or AI artifacts."
 )
 
 

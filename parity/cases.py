@@ -39,7 +39,8 @@ class Case:
     """One request for both sides: sizes in pixels, rate in frames per second, noise from ``seed``.
 
     ``mode`` is the official adapter's: one-stage, distilled, two-stage, two-stage-hq, a2v, keyframe, retake, ic-lora.
-    ``source_path`` is the clip to retake (from ``start`` to ``end`` seconds) or to follow (ic-lora).
+    ``source_path`` is the clip to retake (from ``start`` to ``end`` seconds) or to follow (ic-lora). The official packages
+    have no ``extend`` (``extend_frames`` latent frames ``direction`` a clip): the suite that compares it makes one of retake.
     """
 
     name: str
@@ -61,17 +62,27 @@ class Case:
     end: float | None = None
     loras: tuple[tuple[str, float], ...] = ()
     distilled_loras: tuple[tuple[str, float], ...] = ()
+    keep_audio: bool = False
+    extend_frames: int | None = None
+    direction: str = "after"
 
     def request(self) -> dict[str, Any]:
         return asdict(self)
 
     def digest(self) -> str:
-        """Content hash of everything that decides the reference's output, the name left out."""
-        content = _by_content({key: value for key, value in self.request().items() if key != "name"})
+        """Content hash of everything that decides the reference's output, the name left out.
+
+        Fields that came later count where they say something, so that what was captured before them keeps its hash.
+        """
+        silent = {"name"} | {key for key, default in _LATER.items() if getattr(self, key) == default}
+        content = _by_content({key: value for key, value in self.request().items() if key not in silent})
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
     def with_seed(self, seed: int) -> Case:
         return replace(self, seed=seed)
+
+
+_LATER = {"keep_audio": False, "extend_frames": None, "direction": "after"}
 
 
 def _by_content(value: Any) -> Any:

@@ -31,4 +31,4 @@ def one_stage(
         guidance=Guidance(r.video_guider(), r.audio_guider()),
         video=Start(items=image_conditionings(run, target)),
     )
-    yield from decode(run, *latents)
+    yield from decode(run, *latents, whole=True)

@@ -28,7 +28,8 @@ def retake(
     if source.audio is None:
         audio = Start(seed_offset=1)
     else:
-        audio = Start(source.audio, [region], seed_offset=1, frozen=not r.regenerate_audio)
+        heard = region if r.regenerate_audio else TemporalRegionMask(0.0, 0.0)
+        audio = Start(source.audio, [heard], seed_offset=1, frozen=not r.regenerate_audio)
     latents = yield from diffuse(
         run,
         "stage_1",

@@ -13,7 +13,7 @@ import numpy as np
 from ltx_native.conditioning import AudioTarget, ConditioningItem, LatentState, Target, VideoTarget, with_conditionings
 from ltx_native.models import Models
 from ltx_native.noise import Draws, Noise, add_noise
-from ltx_native.patchify import VideoLatentShape, audio_latent_frames
+from ltx_native.patchify import SPACE_SCALE, TIME_SCALE, VideoLatentShape, audio_latent_frames
 from ltx_native.pipelines.sound import read_sound
 from ltx_native.request import Request, ResolvedRequest
 from ltx_native.text_encoder.encoder import hidden_states_of_tail
@@ -22,6 +22,10 @@ from ltx_native.video_vae.tiling import TilingConfig
 
 if TYPE_CHECKING:
     from ltx_native.media import Audio
+
+#: Pixels of all frames up to which a clip may be decoded in one go: 768x512x121 has 48 million of them. An activation of
+#: the decoder's last blocks then takes a gibibyte in bfloat16; what is longer or larger always goes through tiles.
+WHOLE_PIXELS = 2**26
 
 
 @dataclass(frozen=True)
@@ -128,15 +132,23 @@ def state_stage(video: LatentState, audio: LatentState, part: str) -> Stage:
     return Stage("state", {f"{m}.{n}": getattr(s, n) for m, s in both.items() for n in names}, values={"stage": part})
 
 
-def decode(run: Run, video: mx.array, audio: mx.array) -> Iterator[Stage]:
+def decoder_tiling(video: mx.array, whole: bool) -> TilingConfig | None:
+    """How a latent (1, F, H, W, 128) is cut. The official one-stage pipeline decodes in one go, all others in tiles."""
+    _, frames, height, width, _ = video.shape
+    pixels = ((frames - 1) * TIME_SCALE + 1) * height * width * SPACE_SCALE**2
+    return None if whole and pixels <= WHOLE_PIXELS else TilingConfig.default()
+
+
+def decode(run: Run, video: mx.array, audio: mx.array, whole: bool = False) -> Iterator[Stage]:
     """Latents (1, F, H, W, 128) and (1, T, 16, 8) to frames, chunk by chunk, and the waveform.
 
-    A sound that the request gives takes the decoded one's place: it is better than its own reconstruction.
+    Tiles overlap and show in the picture, so each mode cuts as its official pipeline does (``decoder_tiling``). A sound
+    that the request gives takes the decoded one's place: it is better than its own reconstruction.
     """
     rate = run.models.checkpoint.config.bwe.output_sampling_rate if run.sound is None else run.sound.sampling_rate
     yield Stage("latent", {"video": video, "audio": audio}, values={"sample_rate": rate, "frame_rate": run.request.frame_rate})
     with run.models.use("video_decoder") as decoder:
-        for chunk in tiled_decode(decoder, video, TilingConfig.default()):
+        for chunk in tiled_decode(decoder, video, decoder_tiling(video, whole)):
             pixels = chunk[0]  # (n, H, W, 3)
             yield Stage("frames", {"frames": to_uint8(pixels)}, values={"pixels": pixels})
         del decoder, chunk, pixels

@@ -171,7 +171,8 @@ class NativeRun:
 
 
 # The adapter's names for modes, and what a native request calls them.
-_PIPELINES = {"two-stage-hq": "two-stages-hq", "keyframe": "keyframes", "a2v": "two-stage", "retake": None}
+_PIPELINES = {"two-stage-hq": "two-stages-hq", "keyframe": "keyframes", "a2v": "two-stage", "retake": None, "extend": None}
+_FROM_SOURCE = ("retake", "extend")
 
 
 def request_of(case: Case, output: Path | None = None, checkpoint: Checkpoint | None = None) -> Request:
@@ -184,7 +185,7 @@ def request_of(case: Case, output: Path | None = None, checkpoint: Checkpoint | 
         prompt=case.prompt,
         negative_prompt=case.negative_prompt,
         output_path=str(output) if output else None,
-        mode="retake" if case.mode == "retake" else None,
+        mode=case.mode if case.mode in _FROM_SOURCE else None,
         pipeline=_PIPELINES.get(case.mode, case.mode),
         width=case.width,
         height=case.height,
@@ -204,9 +205,12 @@ def request_of(case: Case, output: Path | None = None, checkpoint: Checkpoint | 
         seed=case.seed,
         images=tuple(Anchor(image.path, image.frame, image.strength, image.crf) for image in case.images),
         audio_path=case.audio_path,
-        source_video_path=case.source_path if case.mode == "retake" else None,
+        source_video_path=case.source_path if case.mode in _FROM_SOURCE else None,
         retake_start=case.start,
         retake_end=case.end,
+        regenerate_audio=not case.keep_audio,
+        extend_frames=case.extend_frames,
+        extend_direction=case.direction,
         reference_videos=((case.source_path, 1.0),) if case.mode == "ic-lora" and case.source_path else (),
         loras=tuple(Lora(path, strength) for path, strength in case.loras),
         distilled_loras=tuple(Lora(path, strength) for path, strength in case.distilled_loras),

@@ -114,6 +114,7 @@ def _inputs_of(case: Case) -> list[str]:
         words += ["--video", case.source_path]
     for name, seconds in (("start", case.start), ("end", case.end)):
         words += [] if seconds is None else [f"--{name}={seconds}"]
+    words += ["--keep-audio"] if case.keep_audio else []
     for image in case.images:
         words += ["--image", image.path, str(image.frame), str(image.strength), str(image.crf)]
     for flag, adapters in (("--lora", case.loras), ("--distilled-lora", case.distilled_loras)):

@@ -17,7 +17,16 @@ if TYPE_CHECKING:
 
 
 # Suites that take longer than a coffee; `make test` runs them, `pytest parity/` does not.
-SLOW = ("test_modes", "test_clip_parity", "test_official_reference", "test_external_cli", "test_fidelity_smoke")
+SLOW = (
+    "test_modes",
+    "test_extend",
+    "test_quantised",
+    "test_upsamplers",
+    "test_clip_parity",
+    "test_official_reference",
+    "test_external_cli",
+    "test_fidelity_smoke",
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

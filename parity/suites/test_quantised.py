@@ -1,0 +1,77 @@
+"""Quantised folders, float32 activations: native on q8 and q4 weights against the official code on what they stand for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import mlx.nn as nn
+import pytest
+
+from ltx_native.checkpoint import Checkpoint as NativeCheckpoint
+from ltx_native.convert import convert
+from parity.capture.reference import Checkpoint, ReferenceCache
+from parity.cases import Case, Image
+from parity.checkpoints import cache_folder
+from parity.gate import judge_tensors
+from parity.plugin import Parity
+from parity.results import CaseResult
+from parity.session import Session
+from parity.suites.inputs import make_inputs
+from parity.world.dequantised import write_dequantised
+
+#: 32 is the only published group size that divides every width of the tiny model.
+GROUP_SIZE = 32
+
+
+@dataclass
+class QuantisedSession(Session):
+    """Native reads the quantised folder ``split``; the official code reads `checkpoint`, the dequantised single file."""
+
+    split: Path = Path()
+
+    def native_checkpoint(self) -> NativeCheckpoint:
+        return NativeCheckpoint.open(self.split, self.checkpoint.gemma, self.checkpoint.upsampler)
+
+
+@pytest.fixture(scope="module", params=["q8", "q4"])
+def quantised(request: pytest.FixtureRequest, checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Session:
+    folder = tmp_path_factory.mktemp(request.param)
+    convert(checkpoint.model, folder / "split", dtype=request.param, group_size=GROUP_SIZE)
+    single = write_dequantised(folder / "split", checkpoint.model, folder / "dequantised.safetensors")
+    files = Checkpoint(single, checkpoint.gemma, checkpoint.upsampler)
+    return QuantisedSession(files, folder / "native", ReferenceCache(folder / "reference"), split=folder / "split")
+
+
+@pytest.fixture(scope="module")
+def result(quantised: Session) -> CaseResult:
+    """Text to video with an anchor: noise levels differ from token to token."""
+    image = make_inputs(cache_folder() / "inputs").first_image
+    case = replace(Case("i2v", steps=2), images=(Image(image, 0, 1.0),))
+    return quantised.compare(case)
+
+
+def test_every_site_is_within_its_bound(result: CaseResult, quantised: Session, parity: Parity) -> None:
+    assert not result.problem, result.problem
+    assert result.coverage is not None
+    parity.count(len(result.rows))
+    print(result.coverage.sentence())
+    judged = judge_tensors([result])
+    assert judged.verdict == "pass", judged.reasons
+    local = [(row.local.rel_l2, row.key) for row in result.rows if row.local is not None]
+    worst, key = max(local, key=lambda item: item[0])
+    print(f"{quantised.output.parent.name}: {len(local)} outputs replayed, worst local rel_l2 {worst:.3g} at {key}")
+    for item in result.end_to_end:
+        print(f"{item.name} {item.metric} {item.value:.3g} (bound {item.bound:.3g})")
+
+
+def test_the_layers_compared_were_quantised_ones(result: CaseResult, quantised: Session) -> None:
+    """What was compared is a quantised model, and another one than the one it was made of."""
+    from ltx_native.models import Models
+
+    assert not result.problem
+    loaded = Models(quantised.native_checkpoint()).load_all(("transformer",))["transformer"]
+    packed = {path for path, layer in loaded.named_modules() if isinstance(layer, nn.QuantizedLinear)}
+    blocks = [path for path, layer in loaded.named_modules() if isinstance(layer, (nn.Linear, nn.QuantizedLinear))]
+    assert packed == {path for path in blocks if path.startswith("transformer_blocks.")}
+    assert packed <= {row.key.site.removeprefix("transformer.") for row in result.rows if row.local is not None}
