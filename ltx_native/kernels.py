@@ -62,6 +62,17 @@ def gelu_tanh(x: mx.array) -> mx.array:
     return (z * mx.sigmoid((2 * _SQRT_2_PI) * (z + 0.044715 * (z * z * z)))).astype(x.dtype)
 
 
+def _totals(weights: mx.array) -> mx.array:
+    """Sums over the last axis, in 32 parts: a single float32 accumulator rounds alike at every equal term, and the connectors'
+    registers repeat, which cost up to 5e-5 over 1,024 tokens."""
+    s = weights.shape[-1]
+    if s < 128:
+        return weights.sum(axis=-1, keepdims=True)
+    parts = weights[..., : s - s % 32].reshape(*weights.shape[:-1], 32, s // 32)
+    total = parts.sum(axis=-1).sum(axis=-1, keepdims=True)
+    return total if s % 32 == 0 else total + weights[..., s - s % 32 :].sum(axis=-1, keepdims=True)
+
+
 def attention(q: mx.array, k: mx.array, v: mx.array, scale: float, mask: mx.array | str | None) -> mx.array:
     """softmax(scale q k^T + mask) v over (B, H, T, D); k and v may have fewer heads, each shared by a group of q's.
 
@@ -88,5 +99,5 @@ def attention(q: mx.array, k: mx.array, v: mx.array, scale: float, mask: mx.arra
         out = mx.softmax(scores, axis=-1) @ v
     else:
         weights = _fused_weights(scores)
-        out = (weights @ v) / weights.sum(axis=-1, keepdims=True)
+        out = (weights @ v) / _totals(weights)
     return out.reshape(b, heads, t, d).astype(dtype)
