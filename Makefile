@@ -8,7 +8,7 @@ export OMP_NUM_THREADS ?= 1
 export OPENBLAS_NUM_THREADS ?= 1
 export LTX_REFERENCE_PYTHON ?= $(CURDIR)/$(REFERENCE_VENV)/bin/python
 
-.PHONY: demo test setup system native reference lint types tests parity bench bench-probe certify gate-simulate clean
+.PHONY: demo test setup system native reference lint types tests parity bench bench-probe false-alarms certify gate-simulate clean
 .DEFAULT_GOAL := demo
 
 demo: setup
@@ -58,6 +58,10 @@ bench-probe: setup
 # Switch every real port mistake on and see whether the harness names it; resumable.
 certify: setup
 	$(NATIVE) -m parity.certify
+
+# The healthy port over 20 seeds and the case matrix: no site may leave its bound; resumable.
+false-alarms: setup
+	$(NATIVE) -m parity.false_alarms
 
 # How often the fidelity gate passes what it should not: replays of recorded scores.
 gate-simulate: native

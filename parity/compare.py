@@ -8,7 +8,7 @@ Nothing here knows a bound.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -64,7 +64,7 @@ class Sides:
     """The tensors of one pair, by output leaf (and input leaf), all in the native layout.
 
     ``local`` holds g(r), or None when the site has no replay; ``total`` holds g(n), or None for a site that is replayed only;
-    ``mask`` marks valid tokens.
+    ``mask`` marks the valid tokens of inputs, ``output_masks`` those of each output leaf that has any padding.
     """
 
     reference: Mapping[str, Array]
@@ -74,6 +74,7 @@ class Sides:
     inputs_reference: Mapping[str, Array]
     inputs_native: Mapping[str, Array]
     mask: Array | None = None
+    output_masks: Mapping[str, Array] = field(default_factory=dict)
     problem: str = ""
 
 
@@ -85,7 +86,7 @@ def compare_pair(record: Record, sides: Sides) -> list[Row]:
         reference = sides.reference[path]
         problem = sides.problem
         local, total, inherited = None, None, None
-        mask = _mask_for(sides.mask, reference)
+        mask = sides.output_masks.get(path)
         try:
             if sides.local is not None:
                 local = measure(_leaf(sides.local, native_path, "replay"), reference, mask)

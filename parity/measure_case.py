@@ -37,16 +37,19 @@ def measure_pairs(alignment: Alignment, reference: Trace, native: Trace, replay:
     for record, partner in alignment.pairs:
         site = record.key.site
         local = replay(record)
+        outputs = tensors(reference, record.outputs, site)
+        padded = {path: mask_of(masks, reference, record, path, tensor) for path, tensor in outputs.items()}
         rows += compare_pair(
             record,
             Sides(
-                reference=tensors(reference, record.outputs, site),
+                reference=outputs,
                 total=tensors(native, partner.outputs) if partner else None,
                 local=local if isinstance(local, dict) else None,
                 dtypes={path: str(leaf["dtype"]) for path, leaf in leaves(record.outputs) if "tensor" in leaf},
                 inputs_reference=_inputs(reference, record, site),
                 inputs_native=_inputs(native, partner, None) if partner else {},
                 mask=masks.of(record.key),
+                output_masks={path: mask for path, mask in padded.items() if mask is not None},
                 problem=local if isinstance(local, str) else "",
             ),
         )
@@ -74,6 +77,14 @@ class Masks:
             leaf = record.inputs.get("attention_mask") if record else None
             self._found[wanted] = self._reference.tensor(leaf).astype(bool) if leaf and "tensor" in leaf else None
         return self._found[wanted]
+
+
+def mask_of(masks: Masks, trace: Trace, record: Record, path: str, tensor: Array) -> Array | None:
+    """Valid tokens of an output: of Gemma's states, and of the ids (not of the mask) that the tokenizer gives."""
+    mask = masks.of(record.key)
+    if component_of(record.key.site) == "tokenizer" and path == "input_ids":
+        mask = trace.tensor(record.outputs["fields"]["attention_mask"]).astype(bool)
+    return mask if mask is not None and tensor.ndim >= 2 and tensor.shape[:2] == mask.shape else None
 
 
 def end_to_end(

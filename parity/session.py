@@ -37,7 +37,7 @@ from parity.measure_case import Array, end_to_end, measure_pairs
 from parity.precision import measure_precision
 from parity.report import build_report
 from parity.results import SCHEMA, CaseResult, case_to_json, write_json
-from parity.sites import component_of
+from parity.sites import component_of, recorded
 from parity.taps import sites_of
 from parity.trace import Trace, TraceError, file_sha256
 
@@ -58,19 +58,19 @@ class Session:
         paths = self.checkpoint
         return NativeCheckpoint.open(str(paths.model), str(paths.gemma), str(paths.upsampler) if paths.upsampler else None)
 
-    def compare(self, case: Case) -> CaseResult:
-        """Compare one case; what makes a comparison impossible becomes the result's ``problem``."""
+    def compare(self, case: Case, sites: Sequence[str] = ()) -> CaseResult:
+        """Compare one case at these sites (globs; all when empty); what makes it impossible becomes its ``problem``."""
         self._say(f"{case.name}: reference …")
         try:
-            result = self._compare(case)
+            result = self._compare(case, sites)
         except (ReferenceUnavailable, TraceError, UserError) as error:
             result = CaseResult(case.name, case.request(), "float32", problem=f"{error}")
         self.cases.append(result)
         return result
 
-    def _compare(self, case: Case) -> CaseResult:
+    def _compare(self, case: Case, sites: Sequence[str]) -> CaseResult:
         start = time.perf_counter()
-        reference, reference_video = self.cache.capture(case, self.checkpoint, quiet=self.quiet)
+        reference, reference_video = self.cache.capture(case, self.checkpoint, sites, self.quiet)
         captured = time.perf_counter()
         self._say(f"{case.name}: native …")
         folder = self.output / case.name
@@ -78,7 +78,7 @@ class Session:
         native = capture(self.native_checkpoint(), case, injected_noise(reference), folder / "native-trace", manifest)
         ran = time.perf_counter()
         self._say(f"{case.name}: comparing …")
-        alignment = align(reference.records, native.trace.records, case.mode)
+        alignment = align(reference.records, recorded(native.trace.records, sites), case.mode)
         replayer = Replayer(native.modules, reference, functions=self._functions())
         rows = measure_pairs(alignment, reference, native.trace, replayer)
         result = CaseResult(

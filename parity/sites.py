@@ -6,6 +6,7 @@ and knows neither of them: NumPy only.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any
@@ -122,6 +123,11 @@ ABSENT_IN_MODE: dict[str, tuple[str, ...]] = {"a2v": ("latent.audio",), "two-sta
 def native_only(site: str, mode: str = "") -> bool:
     """Whether a native record needs no partner (in this mode)."""
     return any(fnmatchcase(site, pattern) for pattern in (*NATIVE_ONLY, *ABSENT_IN_MODE.get(mode, ())))
+
+
+def recorded(records: Iterable[Record], sites: Sequence[str]) -> list[Record]:
+    """The records that a capture restricted to these sites (globs; all when empty) would hold."""
+    return [r for r in records if not sites or any(fnmatchcase(r.key.site, pattern) for pattern in sites)]
 
 
 def skip_rule(record: Record) -> SkipRule | None:

@@ -25,10 +25,9 @@ from parity.capture.native import NativeRecorder, injected_noise, request_of
 from parity.capture.replay import IGNORED_ARGUMENTS, Replayer
 from parity.cases import Case
 from parity.checks.exam import Array, Exam, Problem
-from parity.checks.replays import mask_of
 from parity.compare import Row, spread
 from parity.localise import Finding, first_guilty
-from parity.measure_case import Masks, tensors
+from parity.measure_case import Masks, mask_of, tensors
 from parity.metrics import MetricError, measure
 from parity.sites import component_of, is_exact
 from parity.taps import bind

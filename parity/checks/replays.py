@@ -14,7 +14,7 @@ from parity.capture.replay import Replayer
 from parity.checks.exam import Array, Exam, Problem
 from parity.compare import Row
 from parity.localise import failing, first_guilty
-from parity.measure_case import Masks, tensors
+from parity.measure_case import Masks, mask_of, tensors
 from parity.metrics import MetricError, Metrics, measure
 from parity.sites import compared_outputs, component_of, skip_rule
 from parity.taps import sites_of
@@ -112,11 +112,3 @@ def _rows(local: dict[str, Array] | str, masks: Masks, trace: Trace, record: Rec
                 problem = str(error)
         shape = reference[path].shape
         yield Row(record.index, record.key, record.type, path, shape, dtypes[path], measured, measured, problem=problem)
-
-
-def mask_of(masks: Masks, trace: Trace, record: Record, path: str, tensor: Array) -> Array | None:
-    """Valid tokens of an output: of Gemma's states, and of the ids (not of the mask) that the tokenizer gives."""
-    mask = masks.of(record.key)
-    if component_of(record.key.site) == "tokenizer" and path == "input_ids":
-        mask = trace.tensor(record.outputs["fields"]["attention_mask"]).astype(bool)
-    return mask if mask is not None and tensor.ndim >= 2 and tensor.shape[:2] == mask.shape else None
