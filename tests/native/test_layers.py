@@ -90,6 +90,15 @@ def test_attention_in_bfloat16_rounds_its_result_only() -> None:
     assert rel_l2(result, numpy_attention(f64(q), f64(k), f64(v), 0.25, None)) <= 2**-8
 
 
+@pytest.mark.parametrize("length", [1024, 1000])
+def test_equal_keys_do_not_add_up_their_rounding(length: int) -> None:
+    """Registers fill a context with 128 keys over and over, beside a few of the prompt that outweigh them."""
+    k = mx.concatenate([4 * normal(1, 2, 1, 16, seed=1), mx.tile(normal(1, 2, 1, 16, seed=2), (1, 1, length - 1, 1))], axis=2)
+    q, v = mx.tile(k[:, :, :1], (1, 1, 9, 1)), normal(1, 2, length, 16, seed=3)
+    expected = numpy_attention(f64(q), f64(k), f64(v), 0.05, None)
+    assert rel_l2(attention(q, k, v, 0.05, None), expected) < 6e-6
+
+
 def test_a_nan_is_not_hidden_by_softmax() -> None:
     q = normal(1, 2, 80, 16)
     k = mx.where(mx.arange(80)[None, None, :, None] == 3, math.nan, q)
