@@ -1,12 +1,13 @@
 """Numbers that say how far two tensors are apart. No bounds live here: the gate judges, metrics measure.
 
-Every function takes native first, reference second. Float tensors are walked in cache-sized pieces, so memory beyond the
-two tensors stays constant; sums are carried in float64.
+Every function takes native first, reference second. Tensors are walked in cache-sized pieces, masked, strided or not, so
+memory beyond the two tensors stays constant; sums are carried in float64 from piece to piece.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -47,6 +48,7 @@ class Metrics:
 
 @dataclass
 class _Sums:
+    count: int = 0
     error: float = 0.0
     native: float = 0.0
     reference: float = 0.0
@@ -62,35 +64,59 @@ def measure(native: Array, reference: Array, mask: Array | None = None) -> Metri
     """
     if native.shape != reference.shape:
         raise MetricError(f"native has shape {native.shape}, reference {reference.shape}")
-    if mask is not None:
-        keep = np.broadcast_to(mask.reshape(mask.shape + (1,) * (native.ndim - mask.ndim)), native.shape)
-        native, reference = native[keep], reference[keep]
-    if native.size == 0:
+    keep = None if mask is None else np.broadcast_to(mask, native.shape[: mask.ndim])
+    dtype = np.float32 if native.dtype == reference.dtype == np.float32 else np.float64
+    sums = _accumulate(_pieces(native, reference, keep, dtype))
+    if sums.count == 0:
         raise MetricError("nothing to compare: the tensors are empty or every token is masked")
-    flat_native, flat_reference = _as_float(native), _as_float(reference)
-    sums = _accumulate(flat_native, flat_reference)
     if not all(map(math.isfinite, (sums.error, sums.native, sums.reference))):
         # Either a NaN or infinity in the data, or squares beyond float32: the slow road tells which.
-        wide_native, wide_reference = flat_native.astype(np.float64), flat_reference.astype(np.float64)
-        if not (np.isfinite(wide_native).all() and np.isfinite(wide_reference).all()):
-            return _not_finite(native.size, flat_native, flat_reference)
-        sums = _accumulate(wide_native, wide_reference)
-    return _summarise(native.size, sums)
+        pieces = _pieces(native, reference, keep, np.float64)
+        if not all(np.isfinite(n).all() and np.isfinite(r).all() for n, r in pieces):
+            return _not_finite(sums.count, _pieces(native, reference, keep, np.float64))
+        sums = _accumulate(_pieces(native, reference, keep, np.float64))
+    return _summarise(sums)
 
 
-def _as_float(array: Array) -> Array:
-    flat = np.ascontiguousarray(array).reshape(-1)
-    return flat if flat.dtype in (np.float32, np.float64) else flat.astype(np.float64)
+def _pieces(
+    native: Array, reference: Array, keep: Array | None, dtype: type[np.floating[Any]]
+) -> Iterator[tuple[Array, Array]]:
+    """Both tensors in flat pieces of at most ``_CHUNK`` values, without ever copying more than one piece.
+
+    ``keep`` has the shape of the leading axes. Strided and broadcast views are cut along their axes until a piece fits.
+    """
+    if keep is not None:
+        if keep.all():
+            keep = None
+        elif not keep.any():
+            return
+    if native.size <= _CHUNK:
+        if keep is not None:
+            native, reference = native[keep], reference[keep]
+        if native.size:
+            yield _flat(native, dtype), _flat(reference, dtype)
+    elif native.shape[0] == 1:
+        # A mask of one axis is all true or all false here, and is gone.
+        yield from _pieces(native[0], reference[0], None if keep is None else keep[0], dtype)
+    else:
+        if keep is None and native.flags.c_contiguous and reference.flags.c_contiguous:
+            native, reference = native.reshape(-1), reference.reshape(-1)
+        step = max(1, _CHUNK // (native.size // native.shape[0]))
+        for start in range(0, native.shape[0], step):
+            part = slice(start, start + step)
+            yield from _pieces(native[part], reference[part], None if keep is None else keep[part], dtype)
 
 
-def _accumulate(native: Array, reference: Array) -> _Sums:
+def _flat(array: Array, dtype: type[np.floating[Any]]) -> Array:
+    return np.ascontiguousarray(array).reshape(-1).astype(dtype, copy=False)
+
+
+def _accumulate(pieces: Iterable[tuple[Array, Array]]) -> _Sums:
     sums = _Sums()
-    dtype = np.result_type(native, reference)
     with np.errstate(over="ignore", invalid="ignore"):
-        for start in range(0, native.size, _CHUNK):
-            n = native[start : start + _CHUNK].astype(dtype, copy=False)
-            r = reference[start : start + _CHUNK].astype(dtype, copy=False)
+        for n, r in pieces:
             error = n - r
+            sums.count += n.size
             sums.error += float(error @ error)
             sums.native += float(n @ n)
             sums.reference += float(r @ r)
@@ -100,7 +126,8 @@ def _accumulate(native: Array, reference: Array) -> _Sums:
     return sums
 
 
-def _summarise(count: int, sums: _Sums) -> Metrics:
+def _summarise(sums: _Sums) -> Metrics:
+    count = sums.count
     if sums.error == 0.0 and sums.max_abs > 0.0:
         # The square of a tiny difference underflowed: bound the norm from above by the largest element.
         sums.error = sums.max_abs**2 * count or math.ulp(0.0)
@@ -114,23 +141,35 @@ def _summarise(count: int, sums: _Sums) -> Metrics:
     return Metrics(count, rel_l2, sums.max_abs, cosine, bias, snr, rms, native / math.sqrt(count), sums.max_abs == 0.0, True)
 
 
-def _not_finite(count: int, native: Array, reference: Array) -> Metrics:
-    def rms(values: Array) -> float:
-        finite = values[np.isfinite(values)].astype(np.float64)
-        return float(np.sqrt(np.mean(finite**2))) if finite.size else math.nan
-
-    return Metrics(count, math.inf, math.inf, 0.0, math.inf, -400.0, rms(reference), rms(native), False, False)
+def _not_finite(count: int, pieces: Iterable[tuple[Array, Array]]) -> Metrics:
+    squares, finite = [0.0, 0.0], [0, 0]
+    for pair in pieces:
+        for side, values in enumerate(pair):
+            kept = values[np.isfinite(values)]
+            squares[side] += float(kept @ kept)
+            finite[side] += kept.size
+    native, reference = (math.sqrt(s / n) if n else math.nan for s, n in zip(squares, finite, strict=True))
+    return Metrics(count, math.inf, math.inf, 0.0, math.inf, -400.0, reference, native, False, False)
 
 
 def psnr_db(native: Array, reference: Array, peak: float) -> float:
     """Peak signal-to-noise ratio in dB for pixels with the given peak value; 400 when identical."""
-    error = float(np.mean((native.astype(np.float64) - reference.astype(np.float64)) ** 2))
-    return 400.0 if error == 0 else 10.0 * math.log10(peak * peak / error)
+    sums = _accumulate(_pieces(native, reference, None, np.float64))
+    return 400.0 if sums.error == 0 else 10.0 * math.log10(peak * peak * sums.count / sums.error)
 
 
 def along_axis(native: Array, reference: Array, axis: int) -> Array:
     """rel_l2 per index of one axis, against the RMS of the whole reference: where in time, space or channel it sits."""
-    other = tuple(i for i in range(native.ndim) if i != axis % native.ndim)
-    error = np.sqrt(np.mean((native.astype(np.float64) - reference.astype(np.float64)) ** 2, axis=other))
-    rms = math.sqrt(float(np.mean(reference.astype(np.float64) ** 2)))
+    axis %= native.ndim
+    other = tuple(i for i in range(native.ndim) if i != axis)
+    longest = int(np.argmax(native.shape))
+    step = max(1, _CHUNK * native.shape[longest] // native.size)
+    error, square = np.zeros(native.shape[axis]), 0.0
+    for start in range(0, native.shape[longest], step):
+        part = (slice(None),) * longest + (slice(start, start + step),)
+        r = reference[part].astype(np.float64)
+        square += float(np.vdot(r, r))
+        error[part[axis] if axis == longest else slice(None)] += np.square(native[part] - r).sum(axis=other)
+    rms = math.sqrt(square / native.size)
+    error = np.sqrt(error / (native.size // native.shape[axis]))
     return np.asarray(error / rms if rms else np.where(error > 0, np.inf, 0.0))

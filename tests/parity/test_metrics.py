@@ -1,6 +1,7 @@
 """Metrics: known values, and the properties that must hold for any tensors."""
 
 import math
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -110,3 +111,51 @@ def test_error_along_an_axis_points_at_the_guilty_index():
 def test_psnr():
     assert psnr_db(np.zeros(4), np.zeros(4), 255) == 400
     assert psnr_db(np.full(4, 255.0), np.zeros(4), 255) == pytest.approx(0.0)
+
+
+def _views(array):
+    """The same values laid out in other ways."""
+    yield array
+    yield np.asfortranarray(array)
+    yield np.repeat(array, 2, axis=-1)[..., ::2]
+
+
+@pytest.mark.parametrize("shape", [(70_001,), (3, 40_000), (1, 1, 90_000), (50, 7, 301), (40_000, 3)])
+def test_layout_and_mask_change_no_number(shape):
+    generator = np.random.default_rng(1)
+    reference = generator.standard_normal(shape)
+    native = reference + 1e-3 * generator.standard_normal(shape)
+    for axes in range(len(shape)):
+        mask = generator.random(shape[:axes]) < 0.7 if axes else None
+        kept = (native, reference) if mask is None else (native[mask], reference[mask])
+        expected = np.linalg.norm(kept[0] - kept[1]) / np.linalg.norm(kept[1])
+        if not kept[0].size:
+            continue
+        for n, r in zip(_views(native), _views(reference), strict=True):
+            found = measure(n, r, mask)
+            assert found.count == kept[0].size
+            assert found.rel_l2 == pytest.approx(expected, rel=1e-12)
+            assert found.max_abs == np.abs(kept[0] - kept[1]).max()
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16, np.int8])
+def test_memory_beyond_the_tensors_is_bounded(dtype):
+    """Up to 8 MB on each side, strided, broadcast, masked or of a type that has to be widened."""
+    generator = np.random.default_rng(2)
+    reference = (100 * generator.standard_normal((32, 128, 512), np.float32)).astype(dtype)
+    native = reference + np.asarray(1, dtype)
+    mask = generator.random((32, 128)) < 0.5
+    transposed = native.transpose(1, 0, 2), reference.transpose(1, 0, 2)
+    row = np.broadcast_to(native[:1], native.shape)
+    tracemalloc.start()
+    try:
+        measure(native, reference, mask)
+        measure(*transposed)
+        measure(row, reference)
+        psnr_db(native, reference, 255.0)
+        along_axis(native, reference, 2)
+        along_axis(native, reference, 0)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 2e6
