@@ -92,7 +92,7 @@ def compare_pair(record: Record, sides: Sides) -> list[Row]:
                 local = measure(_leaf(sides.local, native_path, "replay"), reference, mask)
             if sides.total is not None:
                 total = measure(spread(_leaf(sides.total, native_path, "run"), reference.shape), reference, mask)
-                inherited = _inherited(sides.total[native_path], sides.local, native_path, reference, mask)
+                inherited = _inherited(sides.total[native_path], sides.local, native_path, total, mask)
         except MetricError as error:
             problem = problem or str(error)
         rows.append(
@@ -138,14 +138,13 @@ def _mask_for(mask: Array | None, tensor: Array) -> Array | None:
     return mask
 
 
-def _inherited(
-    total: Array, local: Mapping[str, Array] | None, path: str, reference: Array, mask: Array | None
-) -> float | None:
+def _inherited(run: Array, local: Mapping[str, Array] | None, path: str, total: Metrics, mask: Array | None) -> float | None:
+    """‖g(n) − g(r)‖ / ‖f(r)‖; ``total`` holds the size of f(r)."""
     if local is None:
         return None
-    moved = measure(spread(total, reference.shape), local[path], mask)
-    norm = measure(reference, reference, mask).reference_rms
+    moved = measure(spread(run, local[path].shape), local[path], mask)
     error = moved.rel_l2 * moved.reference_rms if moved.reference_rms else moved.max_abs
+    norm = total.reference_rms
     return error / norm if norm else (0.0 if error == 0 else float("inf"))
 
 
