@@ -1,45 +1,109 @@
-"""`make demo`: one prompt, both engines, every module compared, a verdict that dispatch obeys, a page to look at."""
+"""`make demo`: the trained world on both engines, module by module and prompt by prompt, and a verdict that dispatch obeys."""
 
 from __future__ import annotations
 
 import os
 import sys
 import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Final
 
 os.environ.setdefault("MLX_ENABLE_TF32", "0")
 
-from ltx_native.dispatch import InferenceEngine
+from ltx_native.dispatch import BridgeFailed, InferenceEngine
+from ltx_native.errors import UserError
+from ltx_native.verdict import current_fingerprints
 from parity.capture.native import request_of
-from parity.capture.reference import ReferenceCache
-from parity.cases import T2V_SQUARE
-from parity.checkpoints import ROOT, cache_folder, tiny
+from parity.capture.reference import Checkpoint, ReferenceCache, ReferenceUnavailable
+from parity.capture.sides import ReferenceServer, native_side, reference_side
+from parity.cases import Case
+from parity.checkpoints import ROOT, WORLD, cache_folder, named
+from parity.clip import Clip
+from parity.fidelity_command import WORLD_CLIP
+from parity.fidelity_evidence import OUTPUT
+from parity.fidelity_policy import read_policy
+from parity.fidelity_run import Run
+from parity.fidelity_shown import Shown, show_prompts
+from parity.fidelity_store import Store
+from parity.fidelity_world import CASE, world_suite
 from parity.session import Session
+
+PROMPTS: Final = 4
+STEPS: Final = 4  # of the comparison module by module; the prompts get the gate's 20
 
 
 def main() -> int:
     started = time.perf_counter()
-    checkpoint = tiny()
-    reports = ROOT / "reports"
+    checkpoint, reports = named(WORLD), ROOT / "reports"
     session = Session(checkpoint, reports / "demo", ReferenceCache(cache_folder() / "reference"), quiet=False)
-    result = session.compare(T2V_SQUARE)
+    item = world_suite().items[0]
+    case = replace(CASE, name="world", prompt=item.prompt, seed=item.seed, steps=STEPS)
+    result = session.compare(case)
+    try:
+        session.shown = side_by_side(session, CASE, say)
+    except ReferenceUnavailable as error:
+        say(str(error))
     verdict = session.finish(reports / "verdict.json")
 
     if result.coverage is not None:
         print(result.coverage.sentence())
-    for item in result.end_to_end:
-        print(f"{item.name:13} {item.metric:8} {item.value:.2e}  (bound {item.bound:.2e})")
+    for end in result.end_to_end:
+        print(f"{end.name:13} {end.metric:8} {end.value:.2e}  (bound {end.bound:.2e})")
+    for row in session.shown.rows if session.shown else ():
+        print(line(row))
+    for basis in verdict["evidence"]["rests_on"]:
+        print(f"rests on: {basis}")
     for reason in verdict["reasons"]:
         print(f"reason: {reason}")
-
-    video = reports / "demo" / "video.mp4"
-    request = request_of(T2V_SQUARE, video, checkpoint)
-    served = InferenceEngine(verdict=reports / "verdict.json").generate_video(request)
-    print(served.last_line())
+    serve(reports, case, checkpoint)
     print(f"took {time.perf_counter() - started:.0f} s")
     print(f"verdict: {verdict['verdict']}")
-    print(f"video:   {served.video_path}")
     print(f"report:  {reports / 'demo' / 'report.html'}")
     return 0 if verdict["verdict"] == "pass" else 1
+
+
+def side_by_side(session: Session, case: Case, say: Callable[[str], None]) -> Shown:
+    """The suite's first prompts on both engines, in the settings of `parity fidelity`, whose videos are found again."""
+    checkpoint, opened, policy = session.checkpoint, session.native_checkpoint(), read_policy()
+    with ReferenceServer(checkpoint, case) as server:
+        run = Run(
+            suite=world_suite(),
+            native=native_side(checkpoint, case, "bfloat16"),
+            reference=reference_side(server),
+            embedder=Clip.open(WORLD_CLIP),
+            policy=policy,
+            store=Store(OUTPUT / "store"),
+            say=say,
+            ahead=True,
+            context=current_fingerprints(opened.fingerprint()),
+        )
+        rate = opened.config.bwe.output_sampling_rate
+        return show_prompts(run, PROMPTS, session.output, case.frame_rate, rate, session.fidelity().content)
+
+
+def line(row: dict[str, Any]) -> str:
+    """One prompt: CLIPScore and the oracle's reading of both sides."""
+    sides = [
+        f"{side} {row[side]['clip_score']:.1f} {'✓' if row['oracle'][side]['right'] else '✕'}"
+        for side in ("native", "reference")
+    ]
+    return f"{row['prompt']:52} CLIPScore, as asked: {', '.join(sides)}"
+
+
+def serve(reports: Path, case: Case, checkpoint: Checkpoint) -> None:
+    """What a user would get now: dispatch reads the verdict just written."""
+    request = request_of(case, reports / "demo" / "video.mp4", checkpoint)
+    try:
+        print(InferenceEngine(verdict=reports / "verdict.json").generate_video(request).last_line())
+    except (BridgeFailed, UserError) as error:
+        print(f"no video was served: {error}")
+
+
+def say(text: str) -> None:
+    if sys.stderr.isatty():
+        print(text, file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -9,11 +9,12 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
 from parity.fidelity_policy import FidelityPolicy
+from parity.fidelity_shown import Shown
 from parity.fidelity_store import write_whole
 from parity.gate import ORDER, Judgement
 from parity.trace import file_sha256
@@ -32,9 +33,19 @@ class Evidence:
     """What fidelity adds to a verdict. `rests_on` says in words on what; `content` is the result that was found, or nothing."""
 
     judgement: Judgement
-    rests_on: str
+    rests_on: tuple[str, ...]
     content: Mapping[str, Any] = field(default_factory=dict)
     source: Mapping[str, str] = field(default_factory=dict)  # name and sha256 of the file
+
+    def with_shown(self, shown: Shown | None) -> Evidence:
+        """With the prompts that this run made itself."""
+        if shown is None:
+            return self
+        verdict = {"verdict": self.judgement.verdict, "reasons": self.judgement.reasons}
+        content = {**(self.content or verdict), "shown": shown.rows}
+        return replace(
+            self, judgement=self.judgement.join(shown.judgement), rests_on=(*self.rests_on, shown.rests_on), content=content
+        )
 
 
 def write_result(path: Path, content: Mapping[str, Any]) -> None:
@@ -76,17 +87,17 @@ def evidence_for(
     """
     if policy.needed == "never" or (policy.needed == "trained" and is_drawn(model)):
         why = "the policy asks for none" if policy.needed == "never" else "drawn weights follow no prompt"
-        return Evidence(Judgement("pass"), f"no prompt fidelity: {why}")
+        return Evidence(Judgement("pass"), (f"no prompt fidelity: {why}",))
     problems = []
     for place in places:
         content, problem = open_result(place, fingerprints)
         if not problem:
             source = {"name": place.name, "sha256": file_sha256(place)}
-            return Evidence(read_result(place, fingerprints), _words(content), content, source)
+            return Evidence(read_result(place, fingerprints), (_words(content),), content, source)
         problems.append(problem)
     # A file that is there tells more than one that is not.
     told = next((problem for problem in problems if not problem.startswith("no result")), "none was recorded")
-    return Evidence(Judgement("inconclusive", (f"fidelity: {told}; {NEXT}",)), "no prompt fidelity")
+    return Evidence(Judgement("inconclusive", (f"fidelity: {told}; {NEXT}",)), ("no prompt fidelity",))
 
 
 def promote(result: Path, rows: Sequence[Mapping[str, Any]], to: Path = PROMOTED, scores: Path = RECORDED) -> None:

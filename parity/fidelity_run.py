@@ -134,7 +134,7 @@ def run_pilot(run: Run) -> Pilot | Judgement:
         return Judgement("inconclusive", (text,))
     run.say(f"pilot: {len(items)} prompts outside the suite")
     pairs = []
-    for pair in _pairs(run, run.native, items, shuffled=False):
+    for pair in made_pairs(run, run.native, items):
         pairs.append(pair)
         run.say(f"pilot {len(pairs)}/{len(items)} {pair.prompt_id} {_line(pair)}")
     problems = [f"pilot: {p.prompt_id}: {text}" for p in pairs for text in smoke(p, run.policy)]
@@ -154,7 +154,7 @@ def run_suite(
     """Pair after pair, judged after each; stops when the verdict is pass or fail, unless `to_the_end`."""
     pairs: list[PairResult] = []
     decided_after: int | None = None
-    for pair in _pairs(run, native, items, shuffled):
+    for pair in made_pairs(run, native, items, shuffled):
         pairs.append(pair)
         if decided_after is None:
             judgement, _ = judge(pairs, len(items), pilot, run.policy, detail=False)
@@ -195,7 +195,7 @@ def run_ladder(
     return table
 
 
-def _pairs(run: Run, native: Side, items: Sequence[Item], shuffled: bool) -> Iterator[PairResult]:
+def made_pairs(run: Run, native: Side, items: Sequence[Item], shuffled: bool = False) -> Iterator[PairResult]:
     """Generate (or find), score and pair, in order. A side that raises ends the run with a failed pair."""
     with ThreadPoolExecutor(max_workers=1) as worker:
         waiting: dict[int, Future[None]] = {}

@@ -28,8 +28,9 @@ from parity.capture.reference import Checkpoint, ReferenceCache, ReferenceUnavai
 from parity.capture.replay import Replayer
 from parity.cases import Case
 from parity.details import collect_details, worth_showing
-from parity.fidelity_evidence import evidence_for
+from parity.fidelity_evidence import Evidence, evidence_for
 from parity.fidelity_policy import read_policy
+from parity.fidelity_shown import Shown
 from parity.gate import Judgement, TensorPolicy, judge_tensors, load_policy, write_verdict
 from parity.gate_check import code_files
 from parity.localise import failing, first_guilty
@@ -53,6 +54,7 @@ class Session:
     policy: TensorPolicy = field(default_factory=load_policy)
     bounds: Bounds = field(default_factory=lambda: load_bounds("float32"))
     cases: list[CaseResult] = field(default_factory=list)
+    shown: Shown | None = None  # prompts made in this run, for the page
 
     def native_checkpoint(self) -> NativeCheckpoint:
         paths = self.checkpoint
@@ -149,12 +151,11 @@ class Session:
         """Judge all cases, write results.json, report.html and verdict.json (there, or to ``verdict``); returns the verdict."""
         judgement = judge_tensors(self.cases)
         try:
-            checkpoint = self.native_checkpoint().fingerprint()
+            fingerprints = self.fingerprints()
         except UserError as error:
             judgement = judgement.join(Judgement("inconclusive", (str(error),)))
-            checkpoint = ""
-        fingerprints = current_fingerprints(checkpoint)
-        fidelity = evidence_for(self.checkpoint.model, fingerprints, read_policy())
+            fingerprints = current_fingerprints("")
+        fidelity = evidence_for(self.checkpoint.model, fingerprints, read_policy()).with_shown(self.shown)
         judgement = judgement.join(fidelity.judgement)
         verdict = verdict or self.output / "verdict.json"
         results = self.output / "results.json"
@@ -176,7 +177,7 @@ class Session:
         compared = sum(case.coverage.compared for case in self.cases if case.coverage)
         evidence = {
             "results": {"path": os.path.relpath(results, verdict.parent), "sha256": file_sha256(results)},
-            "rests_on": [f"{compared} tensors of {len(self.cases)} cases in float32", fidelity.rests_on],
+            "rests_on": [f"{compared} tensors of {len(self.cases)} cases in float32", *fidelity.rests_on],
             "sites_compared": compared,
             "fidelity": dict(fidelity.source),
             "files": code_files(),
@@ -184,6 +185,14 @@ class Session:
             "cases": [case.name for case in self.cases],
         }
         return write_verdict(verdict, judgement, fingerprints, evidence, provenance.commit())
+
+    def fingerprints(self) -> dict[str, str]:
+        """Those of now. Raises UserError when the checkpoint cannot be read."""
+        return current_fingerprints(self.native_checkpoint().fingerprint())
+
+    def fidelity(self) -> Evidence:
+        """The fidelity result that stands for this checkpoint, code and reference."""
+        return evidence_for(self.checkpoint.model, self.fingerprints(), read_policy())
 
     def _say(self, text: str) -> None:
         if not self.quiet and sys.stderr.isatty():

@@ -77,7 +77,7 @@ def render(results: Mapping[str, Any], media_folder: Path) -> str:
         cards=cards(results, tables),
         cases=cases,
         guilty=next((case for case in cases if case["guilty"]), None),
-        fidelity=fidelity_view(fidelity) if fidelity else None,
+        fidelity=fidelity_view(fidelity, media_folder) if fidelity else None,
         certificate=results.get("certificate"),
         departures=results.get("departures"),
         provenance=[(case["name"], flat(case["provenance"])) for case in results["cases"]],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import numpy as np
 from parity.fidelity import METRICS, Scores, differences
 from parity.fidelity_policy import read_policy
 from parity.report.plots import Plot, colour, drawing, label, legend, log_axis, number, raised, to_svg
+from parity.report.prompts_view import PromptView, prompt_view
 from parity.stats import Bet, non_inferiority
 
 _LABELS = {
@@ -32,10 +34,12 @@ class FidelityView:
     ladder: tuple[Mapping[str, Any], ...]
     plots: tuple[Plot, ...]
     fingerprints: Mapping[str, Any]
+    shown: tuple[PromptView, ...]
 
 
-def fidelity_view(fidelity: Mapping[str, Any]) -> FidelityView:
-    """From the `fidelity` section of results.json (`FidelityResult.as_dict()`, with `pairs` from `score_rows`)."""
+def fidelity_view(fidelity: Mapping[str, Any], folder: Path) -> FidelityView:
+    """From the `fidelity` section of results.json: a result's content, and in `shown` the prompts made in this run, whose
+    media lie below `folder`."""
     metrics = [
         {"name": name, "label": _LABELS.get(name, name), **metric} for name, metric in (fidelity.get("metrics") or {}).items()
     ]
@@ -51,7 +55,9 @@ def fidelity_view(fidelity: Mapping[str, Any]) -> FidelityView:
     seen, size = fidelity.get("seen", 0), fidelity.get("size", 0)
     verdict = str(fidelity.get("verdict", "inconclusive"))
     more = [metric["more_videos"] for metric in metrics if metric.get("more_videos")]
-    sentence = f"{seen} of {size} prompts seen." + (f" About {max(more)} more videos needed." if more else "")
+    sentence = f"{seen} of {size} prompts seen." if size else "No result of a whole suite is at hand."
+    sentence += f" About {max(more)} more videos needed." if more else ""
+    sentence += f" Native ran in {fidelity['settings']['dtype']}." if fidelity.get("settings") else ""
     return FidelityView(
         verdict,
         tuple(fidelity.get("reasons", ())),
@@ -60,6 +66,7 @@ def fidelity_view(fidelity: Mapping[str, Any]) -> FidelityView:
         tuple(ladder),
         tuple(plots),
         fidelity.get("fingerprints", {}),
+        tuple(prompt_view(row, folder, f"prompt-{i}") for i, row in enumerate(fidelity.get("shown", ()))),
     )
 
 
