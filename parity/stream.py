@@ -106,20 +106,22 @@ class Stream:
 
     def run(self, official: OfficialParts) -> None:
         """Fill ``rows`` and ``seconds``."""
-        self._start(official)
         for done, number in enumerate(self.numbers):
             self.say(f"block {number}", done, len(self.numbers))
+            if done == 0 or (self.request.trace is not None and number != self.numbers[done - 1] + 1):
+                self._start(official, number)
             self._block(official, number)
         if self.numbers[-1] == len(self.native) - 1:
             self._velocity(official)
 
     # Before the blocks --------------------------------------------------------------------------------------------
 
-    def _start(self, official: OfficialParts) -> None:
+    def _start(self, official: OfficialParts, number: int) -> None:
+        """Both sides at the inputs of a block: those recorded, or drawn ones for the first that is compared."""
         r, inputs = self.request, self.scratch / "inputs.safetensors"
         self.perturbations: Any = None
         if r.trace is not None:
-            named, described, self.perturbations = recorded_inputs(r, self.numbers[0])
+            named, described, self.perturbations = recorded_inputs(r, number)
             save_file(named, inputs)
             official.ask("begin", inputs=inputs, perturbations=described)
             self.reference = self.own = native.args_of(named)
@@ -285,8 +287,8 @@ def parse_blocks(text: str) -> tuple[int, ...]:
     """`0-3,37` → (0, 1, 2, 3, 37). Raises ValueError on anything else."""
     numbers: list[int] = []
     for part in text.split(","):
-        first, _, last = part.partition("-")
-        if not first.isdigit() or (last and not last.isdigit()):
+        first, dash, last = part.partition("-")
+        if not first.isdigit() or (dash and not last.isdigit()):
             raise ValueError(f"--blocks: found {text!r}, expected numbers and ranges like 0-3,37")
         numbers += range(int(first), int(last or first) + 1)
     return tuple(numbers)
