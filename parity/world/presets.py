@@ -141,9 +141,9 @@ def preset(name: str) -> tuple[dict[str, Any], dict[str, Any]]:
     if name != "mid":
         raise KeyError(name)
     config["transformer"] |= {
-        "num_attention_heads": 8, "attention_head_dim": 64, "cross_attention_dim": 512, "num_layers": 6,
-        "audio_num_attention_heads": 8, "audio_attention_head_dim": 32, "audio_cross_attention_dim": 256,
-        "connector_num_attention_heads": 8, "connector_attention_head_dim": 64, "audio_connector_num_attention_heads": 8,
+        "num_attention_heads": 16, "attention_head_dim": 64, "cross_attention_dim": 1024, "num_layers": 8,
+        "audio_num_attention_heads": 16, "audio_attention_head_dim": 32, "audio_cross_attention_dim": 512,
+        "connector_num_attention_heads": 16, "connector_attention_head_dim": 64, "audio_connector_num_attention_heads": 16,
         "audio_connector_attention_head_dim": 32, "caption_channels": 64,
     }  # fmt: skip
     config["vae"]["decoder_base_channels"] = 16
