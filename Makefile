@@ -8,7 +8,7 @@ export OMP_NUM_THREADS ?= 1
 export OPENBLAS_NUM_THREADS ?= 1
 export LTX_REFERENCE_PYTHON ?= $(CURDIR)/$(REFERENCE_VENV)/bin/python
 
-.PHONY: demo test setup system native reference lint types tests parity bench bench-probe false-alarms certify gate-simulate clean
+.PHONY: demo test setup system native reference lint types tests parity bench bench-probe false-alarms certify ladder fidelity world-train gate-simulate clean
 .DEFAULT_GOAL := demo
 
 demo: setup
@@ -55,6 +55,11 @@ bench: setup
 bench-probe: setup
 	$(NATIVE) -m parity.probe_bench
 
+# 48 blocks of the true widths in 4 bits (12 GB below .cache) and one denoising step of them, one block in memory.
+full-size: native
+	test -d .cache/full-size || $(NATIVE) -m parity.world.full_size .cache/full-size
+	$(NATIVE) -m parity.world.full_step .cache/full-size
+
 # Switch every real port mistake on and see whether the harness names it; resumable.
 certify: setup
 	$(NATIVE) -m parity.certify
@@ -62,6 +67,20 @@ certify: setup
 # The healthy port over 20 seeds and the case matrix: no site may leave its bound; resumable.
 false-alarms: setup
 	$(NATIVE) -m parity.false_alarms
+
+# Does the fidelity gate see damage? Every rung of the degradation ladder, as a table; resumable.
+ladder: setup
+	$(NATIVE) -m parity.cli fidelity --ladder
+
+# The prompt-fidelity gate on the trained world: ladder, then up to 100 prompts on both engines; resumable.
+fidelity: setup
+	$(NATIVE) -m parity.cli fidelity
+
+# Train the world's checkpoint again with the official modules: about two hours on one core; resumable, seeded.
+WORLD_STATE ?= .cache/world-train
+WORLD_OUT ?= $(WORLD_STATE)/checkpoint
+world-train: setup
+	PYTHONPATH=. $(REFERENCE_VENV)/bin/python -m parity.world.train all --state $(WORLD_STATE) --out $(WORLD_OUT) $(WORLD_ARGS)
 
 # How often the fidelity gate passes what it should not: replays of recorded scores.
 gate-simulate: native

@@ -10,6 +10,7 @@ import math
 import shutil
 import sys
 from collections.abc import Callable
+from functools import cache
 
 import mlx.core as mx
 
@@ -42,22 +43,28 @@ def _gelu_tanh(x: mx.array) -> mx.array:
     return x / (1.0 + exp2(mx.clip(exponent, -126.0, 126.0)))
 
 
-def _fused(function: Callable[[mx.array], mx.array]) -> Callable[[mx.array], mx.array]:
-    """Compiled to one loop. On Linux MLX needs a C++ compiler for that; without one the operations run one by one."""
-    return function if sys.platform == "linux" and shutil.which("g++") is None else mx.compile(function)
+@cache
+def can_fuse() -> bool:
+    """On Linux MLX needs a C++ compiler to make one loop of several operations."""
+    return sys.platform != "linux" or shutil.which("g++") is not None
 
 
-_fused_weights, _fused_gelu_tanh = _fused(_weights), _fused(_gelu_tanh)
+def fused(function: Callable[..., mx.array]) -> Callable[..., mx.array]:
+    """Compiled to one loop where that can be done, else as it is."""
+    return mx.compile(function) if can_fuse() else function
 
 
-def _on_cpu() -> bool:
+_fused_weights, _fused_gelu_tanh = fused(_weights), fused(_gelu_tanh)
+
+
+def on_cpu() -> bool:
     return mx.default_device().type == mx.DeviceType.cpu
 
 
 def gelu_tanh(x: mx.array) -> mx.array:
     """GELU, tanh approximation."""
     z = x.astype(mx.float32)
-    if _on_cpu():
+    if on_cpu():
         return _fused_gelu_tanh(z).astype(x.dtype)
     return (z * mx.sigmoid((2 * _SQRT_2_PI) * (z + 0.044715 * (z * z * z)))).astype(x.dtype)
 
@@ -78,7 +85,7 @@ def attention(q: mx.array, k: mx.array, v: mx.array, scale: float, mask: mx.arra
 
     mask is additive, boolean (True may attend) or "causal". Rows that may attend to nothing are uniform over all keys.
     """
-    if not _on_cpu():
+    if not on_cpu():
         return mx.fast.scaled_dot_product_attention(q, k, v, scale=scale, mask=mask)
     dtype, (b, heads, t, d), s = q.dtype, q.shape, k.shape[2]
     q, k, v = ((a if a.dtype == mx.float32 else a.astype(mx.float32)) for a in (q * scale, k, v))

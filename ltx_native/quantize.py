@@ -15,6 +15,7 @@ import mlx.nn as nn
 
 from ltx_native.errors import CheckpointError
 from ltx_native.layers import Linear
+from ltx_native.quantized_matmul import quantized_matmul
 
 BITS = (2, 3, 4, 5, 6, 8)
 GROUP_SIZES = (32, 64, 128)
@@ -27,10 +28,11 @@ class Quantisation:
 
 
 class QuantizedLinear(nn.QuantizedLinear):
-    """nn.QuantizedLinear whose argument has the official name, as `layers.Linear` has."""
+    """nn.QuantizedLinear whose argument has the official name, as `layers.Linear` has, and that is fast on a CPU, too."""
 
     def __call__(self, input: mx.array) -> mx.array:
-        return super().__call__(input)
+        out = quantized_matmul(input, self.weight, self.scales, self.biases, self.group_size, self.bits)
+        return out + self.bias if "bias" in self else out
 
 
 def derive(in_features: int, packed: tuple[int, ...], scales: tuple[int, ...], where: str) -> Quantisation:

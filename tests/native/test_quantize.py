@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -16,6 +17,7 @@ from ltx_native.convert import FORMATS, convert
 from ltx_native.errors import CheckpointError, RequestError
 from ltx_native.files import read_header
 from ltx_native.quantize import Quantisation, dequantise, derive, prepare, quantise
+from ltx_native.quantized_matmul import WAYS, dequantised_float32, quantized_matmul
 from ltx_native.transformer.model import LTXModel
 
 Paths = dict[str, Path]
@@ -177,3 +179,47 @@ def test_quantised_parameters_keep_their_dtypes(tiny: Paths, tmp_path: Path) -> 
     model = checkpoint.load("transformer", LTXModel(checkpoint.config.transformer), "bfloat16")
     dtypes = {str(v.dtype) for _, v in tree_flatten(model.parameters())}
     assert dtypes == {"mlx.core.uint32", "mlx.core.bfloat16"}
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4, 5, 6, 8])
+@pytest.mark.parametrize("group_size", [32, 64])
+def test_kernel_and_dequantised_product_agree(bits: int, group_size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    how, keys = Quantisation(bits, group_size), mx.random.split(mx.random.key(bits), 2)
+    parts = quantise(mx.random.normal((96, 256), key=keys[0]), how)
+    packed, scales, biases = (parts[name] for name in ("weight", "scales", "biases"))
+    dense = dequantise(packed, scales, biases, how)
+    assert mx.array_equal(dequantised_float32(packed, scales, biases, group_size, bits), dense).item()
+    for dtype, bound in (
+        (mx.float32, {"kernel": 3e-6, "dequantise": 3e-6}),
+        (mx.bfloat16, {"kernel": 0.06, "dequantise": 0.01}),
+    ):
+        x = mx.random.normal((2, 7, 256), key=keys[1]).astype(dtype)
+        own = scales.astype(dtype), biases.astype(dtype)
+        wide = dequantise(packed, *(part.astype(mx.float32) for part in own), how)
+        truth = np.array(x.astype(mx.float32), np.float64) @ np.array(wide, np.float64).T
+        for way in WAYS:  # MLX's CPU kernel adds up in bfloat16
+            monkeypatch.setenv("LTX_QUANTIZED", way)
+            got = quantized_matmul(x, packed, *own, group_size, bits)
+            assert got.dtype == dtype
+            assert got.shape == (2, 7, 96)
+            assert np.linalg.norm(np.array(got.astype(mx.float32)) - truth) < bound[way] * np.linalg.norm(truth), way
+
+
+@pytest.mark.skipif(mx.default_device().type != mx.DeviceType.cpu, reason="about the choice on a CPU")
+def test_few_rows_take_the_kernel_and_more_the_product(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("LTX_QUANTIZED", raising=False)
+    taken: list[int] = []
+    real = mx.quantized_matmul
+
+    def kernel(x: mx.array, *args: Any, **options: Any) -> mx.array:
+        taken.append(x.shape[0])
+        return real(x, *args, **options)
+
+    monkeypatch.setattr(mx, "quantized_matmul", kernel)
+    parts = quantise(mx.random.normal((8, 64)), Quantisation(4, 64))
+    for rows in (1, 3, 4, 9):
+        quantized_matmul(mx.ones((rows, 64)), parts["weight"], parts["scales"], parts["biases"], 64, 4)
+    assert taken == [1, 3]
+    monkeypatch.setenv("LTX_QUANTIZED", "fast")
+    with pytest.raises(RequestError, match=r"in LTX_QUANTIZED\): found fast, expected kernel or dequantise"):
+        quantized_matmul(mx.ones((1, 64)), parts["weight"], parts["scales"], parts["biases"], 64, 4)

@@ -21,7 +21,7 @@ from ltx_native.streaming import StreamedBlocks, streamed_transformer
 from ltx_native.tensor_files import read_tensors
 from ltx_native.transformer.modality import Modality
 from ltx_native.transformer.model import LTXModel
-from parity.world import full_size, layout, quick_weights
+from parity.world import full_size, full_step, layout, quick_weights
 from parity.world.dequantised import write_dequantised_block
 from parity.world.full_size import full_config, main, write_block, write_full_size
 from parity.world.presets import preset
@@ -178,3 +178,31 @@ def test_an_existing_output_stays(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert main([str(tmp_path / "out")]) == 2
     assert "The output exists" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == [tmp_path / "out"]
+
+
+def test_the_step_command_compares_and_can_fail(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = [str(folder), "--frames", "2", "--rows", "2", "--columns", "3", "--text", "8", "--dtype", "bfloat16"]
+    assert full_step.main(arguments) == 0
+    printed = capsys.readouterr().out
+    assert "2 blocks, 12 video + 9 audio + 8 text tokens, bfloat16" in printed
+    assert "streamed = one by one, bitwise: yes; finite: yes" in printed
+
+    real = StreamedBlocks.load
+
+    def altered(self: StreamedBlocks, index: int) -> Any:
+        block = real(self, index)
+        if index == 1:
+            block.audio_ff.net[2].bias = 1.01 * block.audio_ff.net[2].bias
+        return block
+
+    monkeypatch.setattr(StreamedBlocks, "load", altered)
+    assert full_step.main(arguments) == 1
+    assert "bitwise: NO" in capsys.readouterr().out
+
+
+def test_the_step_command_names_what_is_wrong(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments in ([str(tmp_path / "none")], [str(folder), "--dtype", "int8"]):
+        assert full_step.main(arguments) == 2
+    assert capsys.readouterr().err.count("full_step: The ") == 2
