@@ -26,8 +26,8 @@ from parity import provenance
 from parity.align import Alignment, Coverage
 from parity.bounds import Bounds, load_bounds
 from parity.capture import stream as native
-from parity.capture.official_blocks import OfficialParts
 from parity.capture.replay import Replayer
+from parity.capture.service import Service, official
 from parity.compare import Row, Sides, compare_pair
 from parity.faults.blocks import PLANTS
 from parity.gate import Judgement, TensorPolicy, judge_tensors, load_policy
@@ -104,7 +104,7 @@ class Stream:
         self.inside: list[Row] = []
         _check_numbers(self.numbers, len(self.native), request)
 
-    def run(self, official: OfficialParts) -> None:
+    def run(self, official: Service) -> None:
         """Fill ``rows`` and ``seconds``."""
         for done, number in enumerate(self.numbers):
             self.say(f"block {number}", done, len(self.numbers))
@@ -116,7 +116,7 @@ class Stream:
 
     # Before the blocks --------------------------------------------------------------------------------------------
 
-    def _start(self, official: OfficialParts, number: int) -> None:
+    def _start(self, official: Service, number: int) -> None:
         """Both sides at the inputs of a block: those recorded, or drawn ones for the first that is compared."""
         r, inputs = self.request, self.scratch / "inputs.safetensors"
         self.perturbations: Any = None
@@ -141,7 +141,7 @@ class Stream:
 
     # Blocks -------------------------------------------------------------------------------------------------------
 
-    def _block(self, official: OfficialParts, number: int) -> None:
+    def _block(self, official: Service, number: int) -> None:
         weights, output = self.scratch / "block.safetensors", self.scratch / "tokens.safetensors"
         block = self.native.block(number)
         native.hand_over(block, weights)
@@ -172,7 +172,7 @@ class Stream:
         del block
         native.free()
 
-    def _descend(self, official: OfficialParts, number: int, block: Any) -> None:
+    def _descend(self, official: Service, number: int, block: Any) -> None:
         """Every module inside a guilty block, on the reference's recorded inputs; put before the block's own rows."""
         self.say(f"inside block {number}", 0, 0)
         folder = self.scratch / f"inside-{number}"
@@ -186,7 +186,7 @@ class Stream:
         at = next(i for i, row in enumerate(self.rows) if row.key.site == site)
         self.rows[at:at] = self.inside
 
-    def _velocity(self, official: OfficialParts) -> None:
+    def _velocity(self, official: Service) -> None:
         weights, output = self.scratch / "rest.safetensors", self.scratch / "velocity.safetensors"
         if not weights.exists():
             native.hand_over(self.native.model, weights)
@@ -244,11 +244,11 @@ def compare_streamed(
         config = folder / "config.json"
         config.write_text(json.dumps(checkpoint.located.raw_config), encoding="utf-8")
         streaming = Stream(checkpoint, request, folder, bounds, policy, say)
-        with OfficialParts("blocks", [f"--config={config}"]) as official:
-            streaming.run(official)
+        with official("blocks", [f"--config={config}"]) as theirs:
+            streaming.run(theirs)
     case = streaming.result()
     judgement = judge_tensors([case])
-    peaks = {"native": peak_bytes(), "reference": official.peak_bytes}
+    peaks = {"native": peak_bytes(), "reference": theirs.peak_bytes}
     found = StreamResult(case, judgement, peaks, streaming.seconds, streaming.tokens)
     if output is not None:
         _write(found, output, bounds)

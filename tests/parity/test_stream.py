@@ -13,8 +13,8 @@ from safetensors.numpy import load_file
 from ltx_native.checkpoint import Checkpoint
 from ltx_native.convert import convert
 from parity.capture import stream as native
-from parity.capture.official_blocks import OfficialParts
 from parity.capture.reference import ReferenceUnavailable
+from parity.capture.service import Service
 from parity.checkpoints import tiny
 from parity.cli import main
 from parity.faults.blocks import PLANTS, parse_plant
@@ -94,22 +94,19 @@ def test_every_mistake_shows(checkpoint, prepared, name):
     assert error > 3e-5
 
 
-def _parts(tmp_path: Path, program: str, monkeypatch: pytest.MonkeyPatch) -> OfficialParts:
-    """A reference process that is this little program."""
-    monkeypatch.setenv("LTX_REFERENCE_PYTHON", sys.executable)
-    parts = OfficialParts("blocks", [])
+def _service(tmp_path: Path, program: str) -> Service:
+    """Another side that is this little program."""
     (tmp_path / "program.py").write_text(program)
-    monkeypatch.setattr(parts, "_command", [sys.executable, str(tmp_path / "program.py")])
-    return parts
+    return Service("the other side", [sys.executable, str(tmp_path / "program.py")])
 
 
-def test_an_error_over_there_is_told_here(tmp_path, monkeypatch):
+def test_an_error_over_there_is_told_here(tmp_path):
     program = "import sys\nprint('{}', flush=True)\nfor line in sys.stdin: print('{\"error\": \"no weights\"}', flush=True)"
-    with _parts(tmp_path, program, monkeypatch) as parts, pytest.raises(ReferenceUnavailable, match="no weights"):
+    with _service(tmp_path, program) as parts, pytest.raises(ReferenceUnavailable, match="no weights"):
         parts.ask("block", index=0)
 
 
-def test_a_process_that_ends_is_told_with_its_last_words(tmp_path, monkeypatch):
+def test_a_process_that_ends_is_told_with_its_last_words(tmp_path):
     program = "import sys\nsys.exit('out of memory')"
-    with pytest.raises(ReferenceUnavailable, match="status 1: out of memory"), _parts(tmp_path, program, monkeypatch):
+    with pytest.raises(ReferenceUnavailable, match="status 1: out of memory"), _service(tmp_path, program):
         pass

@@ -6,9 +6,9 @@ import argparse
 import sys
 from pathlib import Path
 
+from reference_bridge.adapters import service
 from reference_bridge.adapters.official.arguments import Parser
 from reference_bridge.adapters.official.checks import BadInput
-from reference_bridge.adapters.official_parts import service
 
 
 def parser() -> argparse.ArgumentParser:

@@ -15,7 +15,7 @@ from typing import Any
 
 from reference_bridge.adapters.official import patches, provenance
 from reference_bridge.adapters.official.checks import BadInput, safetensors_header
-from reference_bridge.adapters.official_parts.service import Answer, timed
+from reference_bridge.adapters.service import Answer, timed
 from reference_bridge.probe import Recorder, TorchBackend, TraceWriter, tap_torch
 
 MODALITIES = ("video", "audio")

@@ -12,7 +12,7 @@ from reference_bridge.adapters.official import arguments, draws, generate, patch
 from reference_bridge.adapters.official.checks import BadInput, gemma_config
 from reference_bridge.adapters.official.inputs import check_files
 from reference_bridge.adapters.official.sites import BUILDERS, ENTRIES
-from reference_bridge.adapters.official_parts.service import timed, usage
+from reference_bridge.adapters.service import timed, usage
 
 
 class Clocks:

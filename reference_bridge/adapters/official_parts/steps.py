@@ -8,7 +8,7 @@ from typing import Any
 
 from reference_bridge.adapters.official import patches
 from reference_bridge.adapters.official.checks import BadInput, model_config
-from reference_bridge.adapters.official_parts.service import Answer, timed
+from reference_bridge.adapters.service import Answer, timed
 
 
 class Steps:

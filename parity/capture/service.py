@@ -1,4 +1,4 @@
-"""The official transformer's blocks one at a time, in the reference's own process, by `official_parts blocks`."""
+"""Processes of the other sides that answer requests: the official model's parts, the external CLI's transformer."""
 
 from __future__ import annotations
 
@@ -13,27 +13,30 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Final
 
+import ltx_native
 from parity.capture.reference import ROOT, ReferenceUnavailable, reference_python
+from reference_bridge.adapters.ltx_2_mlx.interpreter import find_interpreter
 
 START_S: Final = 300.0
 ANSWER_S: Final = 3600.0
 
 
-class OfficialParts:
-    """A verb of `official_parts` that answers requests until the block ends. ``peak_bytes`` is its resident peak so far.
+class Service:
+    """A process that answers one JSON line with another until the block ends. ``peak_bytes`` is its resident peak so far.
 
-    Raises ReferenceUnavailable when it does not start, stops, or answers with an error.
+    Raises ReferenceUnavailable when it does not start, stops, or answers with an error; ``what`` names it there.
     """
 
-    def __init__(self, verb: str, arguments: Sequence[str]) -> None:
-        self._command = [str(reference_python()), "-m", "reference_bridge.adapters.official_parts", verb, *arguments]
+    def __init__(self, what: str, command: Sequence[str], environment: Mapping[str, str] | None = None) -> None:
+        self.what = what
+        self._command, self._extra = list(command), dict(environment or {})
         self._process: subprocess.Popen[str] | None = None
         self._errors: IO[str] | None = None
         self.peak_bytes = 0
 
-    def __enter__(self) -> OfficialParts:
+    def __enter__(self) -> Service:
         self._errors = tempfile.TemporaryFile("w+")
-        environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"}
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1", **self._extra}
         self._process = subprocess.Popen(
             self._command,
             stdin=subprocess.PIPE,
@@ -73,13 +76,13 @@ class OfficialParts:
         assert self._process is not None
         assert self._process.stdout is not None
         if not select.select([self._process.stdout], [], [], limit_s)[0]:
-            raise ReferenceUnavailable(f"the official blocks gave no answer within {limit_s:.0f} s")
+            raise ReferenceUnavailable(f"{self.what} gave no answer within {limit_s:.0f} s")
         line = self._process.stdout.readline()
         if not line:
             raise self._ended()
         found: dict[str, Any] = json.loads(line)
         if "error" in found:
-            raise ReferenceUnavailable(f"the official blocks answered with an error: {found['error']}")
+            raise ReferenceUnavailable(f"{self.what} answered with an error: {found['error']}")
         self.peak_bytes = max(self.peak_bytes, int(found.get("peak_bytes", 0)))
         return found
 
@@ -89,7 +92,7 @@ class OfficialParts:
         status = self._process.wait(timeout=60)
         self._errors.seek(0)
         tail = "\n".join(self._errors.read().strip().splitlines()[-8:])
-        return ReferenceUnavailable(f"the official blocks stopped with status {status}: {tail}")
+        return ReferenceUnavailable(f"{self.what} stopped with status {status}: {tail}")
 
     def _stop(self) -> None:
         if self._process is not None:
@@ -109,3 +112,19 @@ class OfficialParts:
 
 def _plain(value: Any) -> Any:
     return str(value) if isinstance(value, Path) else dict(value) if isinstance(value, Mapping) else value
+
+
+def official(verb: str, arguments: Sequence[str]) -> Service:
+    """A verb of `reference_bridge.adapters.official_parts` in the reference's environment."""
+    command = [str(reference_python()), "-m", "reference_bridge.adapters.official_parts", verb, *arguments]
+    return Service("the official code", command)
+
+
+def external_cli(script: Path, config: Path) -> Service:
+    """The transformer of an installed `ltx-2-mlx`, with OpenBLAS put before the slow BLAS of MLX's Linux build."""
+    python = find_interpreter(script)
+    if python is None:
+        raise ReferenceUnavailable(f"no Python behind {script}; LTX2_MLX_BIN must name the console script of ltx-2-mlx")
+    command = [str(python), "-m", "reference_bridge.adapters.ltx_2_mlx.steps", f"--config={config}"]
+    blas = ltx_native.PRELOADED_BLAS
+    return Service("the external CLI", command, {"LD_PRELOAD": blas} if blas else {})
