@@ -8,7 +8,7 @@ export OMP_NUM_THREADS ?= 1
 export OPENBLAS_NUM_THREADS ?= 1
 export LTX_REFERENCE_PYTHON ?= $(CURDIR)/$(REFERENCE_VENV)/bin/python
 
-.PHONY: demo test setup system native reference lint types tests parity bench bench-probe full-size false-alarms certify ladder fidelity world-train gate-simulate clean
+.PHONY: demo test setup system native reference lint types tests parity external-cli bench bench-probe full-size false-alarms certify ladder fidelity world-train gate-simulate clean
 .DEFAULT_GOAL := demo
 
 demo: setup
@@ -59,6 +59,12 @@ bench-probe: setup
 full-size: native
 	test -d .cache/full-size || $(NATIVE) -m parity.world.full_size .cache/full-size
 	$(NATIVE) -m parity.world.full_step .cache/full-size
+
+# The real ltx-2-mlx, installed outside: served through the bridge, traced, killed, arbitrated. Minutes; 1.9 GB in .cache.
+external-cli: export LTX2_MLX_BIN := $(LTX2_MLX_BIN)
+external-cli: setup
+	@test -x "$(LTX2_MLX_BIN)" || { echo 'name an installed ltx-2-mlx: make external-cli LTX2_MLX_BIN=PATH' >&2; exit 2; }
+	$(NATIVE) -m pytest parity/suites/test_external_cli.py -m external_cli -q -s
 
 # Switch every real port mistake on and see whether the harness names it; resumable.
 certify: setup
