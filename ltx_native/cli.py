@@ -86,6 +86,7 @@ def _generate(verb: argparse.ArgumentParser) -> None:
     add("--lora", nargs="+", action="append", default=[], metavar="A", help="PATH [STRENGTH], repeatable")
     add("--distilled-lora", nargs="+", action="append", default=[], metavar="A", help="for two-stage refinement")
     add("--dtype", choices=DTYPES, default=DTYPES[0])
+    add("--low-ram", action="store_true", help="read each transformer block when it runs: slower, a few GB of memory")
     add("--noise", help="safetensors file of the random draws to use instead of the seed's")
     add("--engine", choices=ENGINES, help="override the verdict")
     add("--verdict", type=Path, help="another verdict.json")
@@ -146,6 +147,7 @@ def request_of(args: argparse.Namespace) -> Request:
         loras=tuple(Lora(*_path_strength("--lora", words)) for words in args.lora),
         distilled_loras=tuple(Lora(*_path_strength("--distilled-lora", words)) for words in args.distilled_lora),
         dtype=args.dtype,
+        low_ram=args.low_ram,
     )
 
 

@@ -33,7 +33,8 @@ def generate_video(request: ResolvedRequest, progress: Progress | None = None, n
     checkpoint = open_checkpoint(request)
     check_blocks(request, checkpoint)
     given = Noise.load(noise) if noise else None
-    stages = select(request)(Models(checkpoint, getattr(mx, request.dtype)), request, noise=given)
+    models = Models(checkpoint, getattr(mx, request.dtype), low_ram=request.low_ram)
+    stages = select(request)(models, request, noise=given)
     report = _Reporter(progress)
     for stage in stages:
         report(stage)

@@ -99,6 +99,7 @@ class Request:
     loras: tuple[Lora, ...] = ()
     distilled_loras: tuple[Lora, ...] = ()
     dtype: str = "bfloat16"
+    low_ram: bool = False  # one transformer block in memory at a time
 
     @property
     def effective_mode(self) -> str:

@@ -63,6 +63,10 @@ def external(job: Job, surface: Surface, output: str, source_rate: float | None 
         raise UnsupportedMode(mode, EXTERNAL, f"`{subcommand}` of ltx-2-mlx {surface.version} takes no LoRA")
     for path, strength in job.loras:
         argv += ["--lora", os.path.abspath(path), str(strength)]
+    if job.low_ram and surface.takes(subcommand, "--low-ram"):
+        argv.append("--low-ram")
+    elif job.low_ram:
+        warnings.append(f"low_ram is not used: `{subcommand}` of ltx-2-mlx {surface.version} has no option for it")
     difference_found = difference(surface.helps.get(subcommand), subcommand, argv[1:])
     if difference_found:
         raise UnsupportedMode(mode, EXTERNAL, f"the installed ltx-2-mlx {surface.version} does not fit: {difference_found}")
@@ -308,7 +312,7 @@ def official(job: Job, output: str) -> Command:
     for flag, blocks in (("--stg-blocks", job.stg_blocks), ("--audio-stg-blocks", job.audio_stg_blocks)):
         if blocks is not None:
             argv += [flag, *map(str, blocks)]
-    warnings = []
+    warnings = ["low_ram is not used: the official adapter has no option for it"] if job.low_ram else []
     if mode == "i2v" or pipeline == "a2v":
         for anchor in job.anchors:
             argv += ["--image", os.path.abspath(anchor.path), str(anchor.frame), str(anchor.strength), str(anchor.crf)]

@@ -78,6 +78,7 @@ class Job:
     loras: tuple[tuple[str, float], ...] = ()
     distilled_loras: tuple[tuple[str, float], ...] = ()
     dtype: str | None = None
+    low_ram: bool = False
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any]) -> Job:

@@ -51,6 +51,10 @@ class Surface:
     helps: Mapping[str, Help | str] = field(default_factory=dict)
     known: bool = True
 
+    def takes(self, subcommand: str, option: str) -> bool:
+        """Whether the subcommand's own help names the option."""
+        return option in _options(self.helps, subcommand)
+
     @property
     def flagless(self) -> bool:
         """`generate` without a pipeline flag runs the distilled model in one stage, 8 steps, without guidance."""
