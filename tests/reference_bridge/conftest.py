@@ -17,6 +17,7 @@ from reference_bridge.engine import BridgeEngine
 from reference_bridge.job import Job
 
 STANDIN = Path(__file__).parent / "standin"
+sys.path.insert(0, str(Path(__file__).parent))  # for cli_matrix
 
 
 def _load(name: str) -> ModuleType:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
+import itertools
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -9,38 +12,21 @@ from typing import Any
 
 import av
 import pytest
+from cli_matrix import EVERY, REFUSED, VERSIONS, fields_of
 
+from ltx_native import request as request_module
+from ltx_native.dispatch import InferenceEngine
+from ltx_native.request import DEFAULT_NEGATIVE_PROMPT, Lora, Request
+from ltx_native.request import Anchor as NativeAnchor
+from reference_bridge import job as job_module
 from reference_bridge.boxes import read_movie
+from reference_bridge.command import NEGATIVE_PROMPT_SHA256, official
 from reference_bridge.engine import BridgeEngine
 from reference_bridge.errors import JobError, UnsupportedMode
-from reference_bridge.job import MODES, Job
-
-VERSIONS = ("0.2.0", "0.7.1", "0.8.2", "0.13.1", "0.14.0", "0.14.19")
-SAVE, DECODE = "crashes when it saves", "crashes when it decodes"
-# Issue 4 and the surface table: what is not listed here must give a video.
-REFUSED = {
-    **{(mode, "0.14.19"): SAVE for mode in ("retake", "extend")},
-    **{(mode, "0.14.0"): SAVE for mode in ("retake", "extend")},
-    **{(mode, "0.14.0"): DECODE for mode in ("t2v", "audio_video", "i2v")},
-}
-FIELDS: dict[str, dict[str, Any]] = {
-    "t2v": {},
-    "audio_video": {},
-    "i2v": {},
-    "audio_ref_video": {},
-    "retake": {"retake_start": 1 / 24, "retake_end": 9 / 24, "width": None, "height": None, "num_frames": None},
-    "extend": {"extend_frames": 1, "width": None, "height": None, "num_frames": None},
-}
-USES = {
-    "i2v": ["image_path"],
-    "audio_ref_video": ["audio_path"],
-    "retake": ["source_video_path"],
-    "extend": ["source_video_path"],
-}
+from reference_bridge.job import MODES, Anchor, Job
 
 
-@pytest.mark.parametrize("version", VERSIONS)
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize(("mode", "version"), EVERY)
 def test_mode_gives_the_video_or_the_documented_error(
     mode: str,
     version: str,
@@ -49,7 +35,7 @@ def test_mode_gives_the_video_or_the_documented_error(
     inputs: dict[str, Any],
     tmp_path: Path,
 ) -> None:
-    asked = job(mode=mode, **FIELDS[mode], **{name: inputs[name] for name in USES.get(mode, [])})
+    asked = job(**fields_of(mode, inputs))
     final = tmp_path / "out.mp4"
     if (mode, version) in REFUSED:
         with pytest.raises(UnsupportedMode) as refused:
@@ -217,15 +203,43 @@ def test_bad_input_is_refused_in_words_with_exit_status_2(
 
 
 def test_a_request_of_the_native_engine_becomes_a_job() -> None:
-    request = pytest.importorskip("ltx_native.request")
-    anchor = request.Anchor("b.png", 8, 0.5)
-    asked = request.Request(prompt="p", image_path="a.png", images=(anchor,), stg_blocks=(1,), loras=(request.Lora("l", 0.5),))
+    anchor = NativeAnchor("b.png", 8, 0.5)
+    asked = Request(prompt="p", image_path="a.png", images=(anchor,), stg_blocks=(1,), loras=(Lora("l", 0.5),))
     job = Job.from_request(asked.resolved())
     assert [(each.path, each.frame, each.strength) for each in job.anchors] == [("a.png", 0, 1.0), ("b.png", 8, 0.5)]
     assert job.loras == (("l", 0.5),)
     assert job.stg_blocks == (1,)
     with pytest.raises(JobError, match="does not know"):
         Job.from_mapping({"prompt": "p", "camera": "dolly"})
+
+
+def test_a_job_and_a_request_say_the_same(inputs: dict[str, Any]) -> None:
+    """The bridge may not import the engine, and the engine runs without the bridge: both say this; here they meet."""
+    names = [{field.name for field in dataclasses.fields(kind)} for kind in (Job, Request)]
+    assert names[0] == names[1]
+    for name in ("DEFAULT_MODEL", "DEFAULT_OUTPUT", "DEFAULT_FRAMES", "MODES", "PIPELINES", "MAX_SEED"):
+        assert getattr(job_module, name) == getattr(request_module, name)
+    assert [(f.name, f.default) for f in dataclasses.fields(Anchor)] == [
+        (f.name, f.default) for f in dataclasses.fields(NativeAnchor)
+    ]
+    given = {**inputs, "extend_frames": 1, "mode": "t2v", "audio_passthrough": True}
+    for size in range(len(given) + 1):
+        for chosen in itertools.combinations(given.items(), size):
+            one, other = Job("p", **dict(chosen)), Request("p", **dict(chosen))
+            assert (one.effective_mode, one.audio_conditioning) == (other.effective_mode, other.audio_conditioning)
+
+
+def test_an_absent_negative_prompt_is_the_same_text_everywhere(
+    engine: Callable[..., BridgeEngine], job: Callable[..., Job]
+) -> None:
+    """No version has an option for it; the text that all of them use is native's default, too, so nothing is warned of."""
+    assert hashlib.sha256(DEFAULT_NEGATIVE_PROMPT.encode()).hexdigest() == NEGATIVE_PROMPT_SHA256
+    for negative in (None, DEFAULT_NEGATIVE_PROMPT):
+        plan = engine("0.14.19").plan(job(negative_prompt=negative), Path("/out/video.mp4"))
+        assert not [word for word in (*plan.argv, *plan.warnings) if "negative" in word]
+    given = official(job(model="m", gemma="g", negative_prompt=DEFAULT_NEGATIVE_PROMPT), "o").argv
+    assert f"--negative-prompt={DEFAULT_NEGATIVE_PROMPT}" in given
+    assert not [word for word in official(job(model="m", gemma="g"), "o").argv if "negative" in word]
 
 
 def test_the_stand_in_refuses_what_the_real_versions_refuse(standin: Callable[..., Path], inputs: dict[str, Any]) -> None:
@@ -253,35 +267,20 @@ def test_dispatch_hands_every_mode_to_the_bridge(
     environment: Callable[..., dict[str, str]], inputs: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """From the native engine's own request, resolved with all its defaults, to a video of the stand-in."""
-    dispatch = pytest.importorskip("ltx_native.dispatch")
-    request = pytest.importorskip("ltx_native.request").Request
     for name, value in environment("0.13.1").items():
         monkeypatch.setenv(name, value)
     monkeypatch.delenv("LTX_BRIDGE", raising=False)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    fields: dict[str, dict[str, Any]] = {
-        "t2v": {},
-        "i2v": {"image_path": inputs["image_path"]},
-        "audio_ref_video": {"audio_path": inputs["audio_path"]},
-        "retake": {"source_video_path": inputs["source_video_path"], "retake_start": 1 / 24, "retake_end": 9 / 24},
-        "extend": {"source_video_path": inputs["source_video_path"], "extend_frames": 1},
-    }
-    for mode, given in fields.items():
+    for mode in MODES:
         out = str(tmp_path / f"{mode}.mp4")
-        asked = request(
-            prompt="--a cat",
-            output_path=out,
-            model="nobody/none",
-            width=64,
-            height=64,
-            num_frames=9,
-            steps=2,
-            mode=mode,
-            **given,
-        )
-        result = dispatch.InferenceEngine(engine="bridge").generate_video(asked)
+        small = {"width": 64, "height": 64, "num_frames": 9, "steps": 2, **fields_of(mode, inputs)}
+        asked = Request(prompt="--a cat", output_path=out, model="nobody/none", **small)
+        result = InferenceEngine(engine="bridge").generate_video(asked)
         assert (result.engine, result.video_path) == ("bridge", out)
         assert read_movie(Path(out)).video.samples == (17 if mode == "extend" else 9)
-    log = sorted((Path(environment("0.13.1")["LTX_BRIDGE_CACHE"]) / "logs").iterdir(), key=lambda path: path.stat().st_mtime_ns)
-    assert "'--start=1'" in log[-2].read_text()
-    assert "'--end=2'" in log[-2].read_text()
+    logs = sorted(
+        (Path(environment("0.13.1")["LTX_BRIDGE_CACHE"]) / "logs").iterdir(), key=lambda path: path.stat().st_mtime_ns
+    )
+    (retake,) = [text for log in logs[-len(MODES) :] if "'retake'" in (text := log.read_text())]
+    assert "'--start=1'" in retake
+    assert "'--end=2'" in retake

@@ -3,16 +3,19 @@
 STANDIN_MODE makes it misbehave: hang, ignore-term, crash, killed, partial, empty, nothing, no-moov, noise, child, child-exit,
 enospc, enospc-silent, slow, cannot-run. STANDIN_PIDS is a file that gets the process ids it lives under. With STANDIN_OFFICIAL
 (a Python that has the official code), STANDIN_MODEL, STANDIN_GEMMA and STANDIN_UPSAMPLER the video comes from the real official
-pipeline on those weights.
+pipeline on those weights; STANDIN_KEPT is a folder where the video of each official command is kept.
 """
 
 from __future__ import annotations
 
 import argparse
+import fcntl
+import hashlib
 import importlib.metadata
 import os
 import random
 import resource
+import shutil
 import signal
 import struct
 import subprocess
@@ -271,7 +274,28 @@ def _official(args: argparse.Namespace, width: int, height: int, frames: int, ra
     for name in ("cfg_scale", "stg_scale"):
         if getattr(args, name, None) is not None and mode != "distilled":
             argv.append(f"--{name.replace('_', '-')}={getattr(args, name)}")
-    subprocess.run(argv, check=True)
+    kept = env.get("STANDIN_KEPT")
+    if kept:
+        _once(argv, args.output, Path(kept))
+    else:
+        subprocess.run(argv, check=True)
+
+
+def _once(argv: list[str], output: str, folder: Path) -> None:
+    """The video of this command, made the first time it is asked for; files count by their content."""
+    words = [word for word in argv if not word.startswith("--output=")]
+    paths = [Path(word.partition("=")[2] if word.startswith("--") else word) for word in words[1:]]
+    content = [path.read_bytes() if path.is_file() and path.stat().st_size < 1 << 20 else b"" for path in paths]
+    named = [data or word.encode() for word, data in zip(words[1:], content, strict=True)]
+    digest = hashlib.sha256(b"\0".join(named)).hexdigest()
+    video = folder / f"{digest}.mp4"
+    with video.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not video.exists():
+            making = video.with_suffix(".making.mp4")
+            subprocess.run([*words, f"--output={making}"], check=True)
+            os.replace(making, video)
+    shutil.copyfile(video, output)
 
 
 if __name__ == "__main__":
