@@ -52,7 +52,8 @@ def read_header(path: Path) -> Header:
         raise _damaged(path, "no JSON where the header should be", "a safetensors header") from None
     if not isinstance(raw, dict):
         raise _damaged(path, "a header that is not an object", "a safetensors header")
-    metadata = raw.pop("__metadata__", {})
+    metadata = raw.pop("__metadata__", None)
+    metadata = {} if metadata is None else metadata  # MLX writes null where it was given none
     if not isinstance(metadata, dict):
         raise _damaged(path, "metadata that is not an object", "a safetensors header")
     end = 0

@@ -5,9 +5,9 @@ from __future__ import annotations
 import mlx.core as mx
 import numpy as np
 
+from ltx_native import preflight
 from ltx_native.checkpoint import Checkpoint
 from ltx_native.dispatch import Progress
-from ltx_native.errors import RequestError
 from ltx_native.models import Models
 from ltx_native.noise import Noise
 from ltx_native.pipelines.select import select
@@ -31,7 +31,7 @@ def generate_video(request: ResolvedRequest, progress: Progress | None = None, n
     from ltx_native.media import VideoWriter
 
     checkpoint = open_checkpoint(request)
-    check_blocks(request, checkpoint)
+    preflight.check(request, checkpoint)
     given = Noise.load(noise) if noise else None
     models = Models(checkpoint, getattr(mx, request.dtype), low_ram=request.low_ram)
     stages = select(request)(models, request, noise=given)
@@ -49,31 +49,13 @@ def generate_video(request: ResolvedRequest, progress: Progress | None = None, n
                 writer.add_frames(np.array(stage.tensors["frames"]))
             elif stage.name == "waveform":
                 writer.add_audio(np.array(stage.tensors["audio"]))
-    return _warnings(request)
+    return preflight.unused(request)
 
 
 def open_checkpoint(request: ResolvedRequest) -> Checkpoint:
     """The request's checkpoint, its headers, config and keys checked."""
     variant = "distilled" if request.effective_pipeline in ("distilled", "ic-lora") else None
     return Checkpoint.open(request.model, request.gemma, request.upsampler, variant)
-
-
-def check_blocks(request: ResolvedRequest, checkpoint: Checkpoint) -> None:
-    """Refuse guidance blocks that the model does not have."""
-    layers = checkpoint.config.transformer.num_layers
-    guiders = ("stg_blocks", request.video_guider()), ("audio_stg_blocks", request.audio_guider())
-    for name, guider in guiders:
-        for block in guider.stg_blocks or ():
-            if guider.wants_stg and block >= layers:
-                raise RequestError(
-                    "the model has no such block", name, block, f"0 to {layers - 1}", "Name a block of this model"
-                )
-
-
-def _warnings(request: ResolvedRequest) -> tuple[str, ...]:
-    if request.effective_mode == "audio_ref_video" and request.audio_passthrough:
-        return (f"{request.audio_path} is in the file but did not steer the picture (audio_passthrough)",)
-    return ()
 
 
 class _Reporter:

@@ -118,6 +118,11 @@ class Request:
         return first + self.images
 
     @property
+    def steering_anchors(self) -> tuple[Anchor, ...]:
+        """The images that the mode takes: text to video, retake and extend make their pictures without any."""
+        return self.anchors if self.effective_mode == "i2v" or self.audio_conditioning else ()
+
+    @property
     def audio_conditioning(self) -> bool:
         """The given sound steers the picture; with ``audio_passthrough`` it is only put into the file."""
         return self.effective_mode == "audio_ref_video" and not self.audio_passthrough

@@ -20,7 +20,7 @@ def image_conditionings(run: Run, target: VideoTarget, replace_first: bool = Tru
     An image for frame 0 takes the first frame's place; others (all of them without ``replace_first``) are added as
     keyframe tokens.
     """
-    anchors = run.request.anchors
+    anchors = run.request.steering_anchors
     if not anchors:
         return []
     from ltx_native.media import load_image

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from ltx_native.request import Request
+from parity.capture.reference import reference_python
 from parity.cases import Case, Image
 from parity.checkpoints import cache_folder
 from parity.plugin import Parity
@@ -88,3 +91,10 @@ def test_the_end_of_the_run_agrees(result: CaseResult, parity: Parity) -> None:
 
 def test_inputs_are_written_once(inputs: Inputs) -> None:
     assert all(Path(path).is_file() for path in vars(inputs).values())
+
+
+def test_the_default_negative_prompt_is_the_official_one(parity: Parity) -> None:
+    code = "from ltx_pipelines.utils.constants import DEFAULT_NEGATIVE_PROMPT as text; print(text, end='')"
+    done = subprocess.run([str(reference_python()), "-c", code], capture_output=True, text=True, timeout=300, check=True)
+    parity.count(1)
+    assert Request("a").resolved().negative_prompt == done.stdout

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 
 from ltx_native.errors import RequestError
 from ltx_native.request import MAX_SEED, Anchor, Lora, Request
+from reference_bridge.command import NEGATIVE_PROMPT_SHA256
 
 
 @pytest.fixture
@@ -40,6 +42,26 @@ def test_sound_conditions_unless_it_is_passed_through() -> None:
     assert not Request("a", audio_path="x", audio_passthrough=True).audio_conditioning
     assert Request("a", audio_path="x").effective_pipeline == "two-stage"
     assert Request("a", audio_path="x", audio_passthrough=True).effective_pipeline == "one-stage"
+
+
+@pytest.mark.parametrize(
+    ("fields", "steer"),
+    [
+        ({}, True),
+        ({"mode": "i2v"}, True),
+        ({"mode": "t2v"}, False),
+        ({"audio_path": "x"}, True),
+        ({"audio_path": "x", "audio_passthrough": True}, False),
+        ({"source_video_path": "x"}, False),
+    ],
+)
+def test_images_steer_where_the_mode_takes_any(fields: dict[str, Any], steer: bool) -> None:
+    assert bool(Request("a", image_path="i", **fields).steering_anchors) == steer
+
+
+def test_the_default_negative_prompt_is_the_official_one() -> None:
+    """By its hash, which the bridge knows: the external CLI always takes that text."""
+    assert hashlib.sha256(Request("a").resolved().negative_prompt.encode()).hexdigest() == NEGATIVE_PROMPT_SHA256
 
 
 def test_defaults_are_written_out_and_given_values_kept() -> None:
