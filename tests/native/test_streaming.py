@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -12,6 +13,7 @@ import pytest
 from mlx.utils import tree_flatten
 
 from ltx_native.checkpoint import Checkpoint
+from ltx_native.cli import main
 from ltx_native.convert import convert
 from ltx_native.errors import CheckpointError
 from ltx_native.lora import LoRA
@@ -160,3 +162,34 @@ def test_a_damaged_block_is_refused_when_its_turn_comes(tiny: Paths, tmp_path: P
     blocks.load(0)
     with pytest.raises(CheckpointError, match=r"not finite.*transformer_blocks\.1.*attn1\.to_q\.bias"):
         blocks.load(1)
+
+
+def test_the_command_line_makes_the_same_video_with_low_ram(
+    tiny: Paths, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    streamed: list[bool] = []
+    real = Models.__init__
+
+    def observed(self: Models, *args: Any, **options: Any) -> None:
+        streamed.append(bool(options.get("low_ram")))
+        real(self, *args, **options)
+
+    monkeypatch.setattr(Models, "__init__", observed)
+    lora = ["--lora", str(write_lora(tmp_path / "a.safetensors")), "0.5"]
+    files = [f"--{name}={tiny[name]}" for name in ("model", "gemma")]
+    size = [
+        "--width=64",
+        "--height=64",
+        "--frames=9",
+        "--frame-rate=24",
+        "--steps=1",
+        "--stg-blocks",
+        "1",
+        "--audio-stg-blocks",
+        "1",
+    ]
+    for name, flags in (("whole", []), ("low", ["--low-ram"])):
+        out = f"--output={tmp_path / name}.mp4"
+        assert main(["generate", "--prompt=a fox", "--engine=native", "--quiet", out, *files, *size, *lora, *flags]) == 0
+    assert streamed == [False, True]
+    assert (tmp_path / "whole.mp4").read_bytes() == (tmp_path / "low.mp4").read_bytes()
