@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from parity.cases import T2V_CASES, Case
-from parity.plugin import Parity
+from parity.plugin import Parity, left_out
 from parity.results import CaseResult
 from parity.session import Session
 
@@ -13,11 +13,9 @@ from parity.session import Session
 @pytest.fixture(scope="module", params=T2V_CASES, ids=lambda case: case.name)
 def result(request: pytest.FixtureRequest, session: Session) -> CaseResult:
     case: Case = request.param
-    wanted = request.config.getoption("--parity-modes")
-    if wanted and case.mode not in wanted.split(","):
-        pytest.skip(f"mode {case.mode} is not among --parity-modes={wanted}")
-    if request.config.getoption("--parity-dtype") == "bfloat16":
-        pytest.skip("--parity-dtype=bfloat16 leaves the float32 comparison out")
+    why = left_out(request.config, case.mode, "float32")
+    if why:
+        pytest.skip(why)
     return session.compare(case)
 
 
@@ -29,8 +27,8 @@ def test_both_sides_ran_and_every_site_has_its_partner(result: CaseResult, parit
     print(result.coverage.sentence())
 
 
-def test_every_site_is_within_its_bound_on_the_references_inputs(result: CaseResult, parity: Parity) -> None:
-    parity.count(len(result.rows))
+def test_every_site_is_within_its_bound_on_the_references_inputs(result: CaseResult, parity: Parity, session: Session) -> None:
+    parity.judged(result.rows, result.failed, session.bounds)
     assert result.finding is None, result.finding
     assert not result.failed
     replayed = [row.local.rel_l2 for row in result.rows if row.local is not None]
