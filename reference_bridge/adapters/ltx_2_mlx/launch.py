@@ -46,7 +46,10 @@ def main(argv: list[str]) -> None:
     sys.path.remove(options["root"])
     patches += corrections.apply(options.get("corrections", ()))
     if not options.get("trace"):
-        runpy.run_path(script, run_name="__main__")
+        try:
+            runpy.run_path(script, run_name="__main__")
+        finally:
+            _report(options, started)
         return
     writer = TraceWriter(Path(options["trace"]), MlxBackend())
     flags = bool(options.get("outputs_only")), bool(options.get("sketch"))
@@ -64,10 +67,14 @@ def main(argv: list[str]) -> None:
             writer.close(_manifest(options, arguments, patches, functions.missing))
         else:
             writer.abort()
-        if options.get("report"):
-            seconds = {"wall_s": time.perf_counter() - started, "probe_s": recorder.seconds, "records": writer.records}
-            Path(options["report"]).write_text(json.dumps(seconds), encoding="utf-8")
+        _report(options, started, recorder.seconds, writer.records)
     sys.exit(0)
+
+
+def _report(options: Mapping[str, Any], started: float, probe_s: float = 0.0, records: int = 0) -> None:
+    seconds = {"wall_s": time.perf_counter() - started, "cpu_s": time.process_time(), "probe_s": probe_s, "records": records}
+    if options.get("report"):
+        Path(options["report"]).write_text(json.dumps(seconds), encoding="utf-8")
 
 
 def _run(script: str) -> object:

@@ -31,12 +31,17 @@ class TraceRefused(BridgeError):
 
 @dataclass(frozen=True)
 class Traced:
-    """A traced run. `probe_s` is the time spent recording, part of the interpreter's `wall_s`. No `folder`: untraced."""
+    """A traced run. No `folder`: untraced.
+
+    `probe_s` is the time spent recording, part of the interpreter's `wall_s`; `cpu_s` is its processor time, which other
+    programs on the machine disturb less.
+    """
 
     video_path: Path
     folder: Path | None
     records: int
     wall_s: float
+    cpu_s: float
     probe_s: float
     warnings: tuple[str, ...]
 
@@ -115,7 +120,7 @@ def trace(
             env=env, scratch=scratch, log_path=scratch / "log", timeout_s=timeout_s, cancel=cancel,
         )  # fmt: skip
         _judge(done, python, partial)
-        seconds = json.loads(report.read_text(encoding="utf-8")) if report.exists() else {}
+        seconds = json.loads(report.read_text(encoding="utf-8"))
         os.replace(partial, final)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
@@ -124,9 +129,10 @@ def trace(
     return Traced(
         video_path=final,
         folder=folder,
-        records=int(seconds.get("records", 0)),
-        wall_s=float(seconds.get("wall_s", done.seconds)),
-        probe_s=float(seconds.get("probe_s", 0.0)),
+        records=int(seconds["records"]),
+        wall_s=float(seconds["wall_s"]),
+        cpu_s=float(seconds["cpu_s"]),
+        probe_s=float(seconds["probe_s"]),
         warnings=built.warnings,
     )
 
