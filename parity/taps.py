@@ -85,4 +85,5 @@ def _tap_class(original: type, site: str, on_call: OnCall) -> type:
         on_call(site, self, bind(original.__call__, (self, *args), kwargs), output)
         return output
 
+    call.__wrapped__ = original.__call__  # type: ignore[attr-defined]  # the signature by which a replay hands arguments over
     return type(original.__name__, (original,), {"__call__": call, "_parity_tap": True})

@@ -19,7 +19,7 @@ from ltx_native.models import COMPONENTS
 from ltx_native.request import DEFAULT_IMAGE_CRF, Request
 from ltx_native.text_encoder.tokenizer import MAX_LENGTH
 from ltx_native.video_vae.tiling import TilingConfig
-from parity.checks.exam import Array, Exam, Problem
+from parity.checks.exam import Array, Clue, Exam, Problem
 
 # Parameters of one side that no forward pass of the other needs: tables that are computed there.
 _COMPUTED = re.compile(r"(.*\.)?(inv_freq|original_inv_freq|resampler\.filter|.*_inv_freq|embed_scale|.*_filter)$")
@@ -45,7 +45,8 @@ def configs(exam: Exam) -> Iterator[Problem]:
             if item.name in section and section[item.name] is not None:
                 ours, theirs = _plain(getattr(read, item.name)), _plain(section[item.name])
                 text = f"{item.name} is {ours}, the checkpoint says {theirs}"
-                yield from exam.require("configs", "config", f"{name}.{item.name}", ours == theirs, text)
+                clue = Clue(values=(ours, theirs))
+                yield from exam.require("configs", "config", f"{name}.{item.name}", ours == theirs, text, clue)
     yield from _constants(exam)
 
 
@@ -73,7 +74,8 @@ def _constants(exam: Exam) -> Iterator[Problem]:
             pairs.append(("config", f"{name} {side} guidance", _plain(vars(guider)), _plain(source[key])))
     for component, name, ours, theirs in pairs:
         text = f"{name} is {ours}, the official pipelines have {theirs}"
-        yield from exam.require("configs", component, f"constants.{name}", ours == theirs, text)
+        clue = Clue(values=(ours, theirs))
+        yield from exam.require("configs", component, f"constants.{name}", ours == theirs, text, clue)
 
 
 def _single(values: list[float]) -> list[float]:
@@ -101,7 +103,8 @@ def weights(exam: Exam) -> Iterator[Problem]:
                 continue
             same = name in found and wanted.get(name) == found[name]
             text = "is not the official parameter" if name in found and name in wanted else "stands on one side only"
-            yield from exam.require("weights", component, f"{component}.{name}", same, text)
+            clue = Clue(type="parameter", name=name)
+            yield from exam.require("weights", component, f"{component}.{name}", same, text, clue)
         for path, layer in module.named_modules():
             eps = exam.facts.values["eps"].get(f"{component}.{path}")
             if eps is not None and isinstance(layer.get("eps", getattr(layer, "eps", None)), float):
@@ -110,13 +113,18 @@ def weights(exam: Exam) -> Iterator[Problem]:
 
 
 def _official(name: str, value: mx.array) -> str:
-    """SHA-256 of a parameter in the official axes: channels second, transposed convolutions (in, out, k)."""
+    """SHA-256 of a parameter in the official axes."""
+    return hashlib.sha256(np.ascontiguousarray(official_axes(name, value)).tobytes()).hexdigest()
+
+
+def official_axes(name: str, value: mx.array) -> Array:
+    """A parameter in PyTorch's axes: channels second, transposed convolutions (in, out, k)."""
     array: Array = np.array(value.astype(mx.float32))
     if re.search(r"(^|\.)ups\.\d+\.weight$", name):
         array = array.transpose(2, 0, 1)
     elif array.ndim >= 3:
         array = np.moveaxis(array, -1, 1)
-    return hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()
+    return array
 
 
 def _native_name(name: str) -> str:
@@ -147,14 +155,14 @@ def quantised(exam: Exam) -> Iterator[Problem]:
     stored = {"proj.weight": packed, "proj.scales": scales, "proj.biases": biases}
     quantize.prepare(holder, stored, "transformer")
     holder.load_weights(list(stored.items()), strict=True)
-    expected = x @ _unpacked(np.array(packed), np.array(scales), np.array(biases)).T
+    expected = x @ unpacked(np.array(packed), np.array(scales), np.array(biases)).T
     site = "transformer.quantised"
     yield from exam.compare(
         "quantised", "transformer", site, holder.proj(mx.array(x)), expected, 1e-5, "4 bits in groups of 32"
     )
 
 
-def _unpacked(packed: Array, scales: Array, biases: Array) -> Array:
+def unpacked(packed: Array, scales: Array, biases: Array) -> Array:
     """4-bit affine weights in NumPy: eight values in a word, the lowest bits first."""
     values = (packed[..., None] >> (4 * np.arange(8, dtype=np.uint32))) & np.uint32(15)
     grouped = values.reshape(packed.shape[0], scales.shape[1], -1).astype(np.float32)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -19,11 +19,34 @@ from ltx_native.models import COMPONENTS, Models
 from parity.bounds import Bounds, load_bounds
 from parity.capture.reference import Checkpoint, ReferenceCache
 from parity.checks.facts import Facts, official_facts
+from parity.hypotheses.base import Candidate
 from parity.matrix import Entry, matrix
 from parity.metrics import MetricError, measure
-from parity.trace import Trace
+from parity.trace import Record, Trace
 
 Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Clue:
+    """What a problem was seen on, for `parity explain`: both tensors (native layout), or two values, and what they came from.
+
+    ``type`` and ``name`` say which formulas apply; ``given`` holds their ingredients. A ``record`` of the reference's ``trace``
+    stands for all that the reference knows of the call; ``replayed`` says native ran on its inputs. ``candidates`` are
+    hypotheses that only the check can execute.
+    """
+
+    native: Array | None = None
+    reference: Array | None = None
+    type: str = ""
+    name: str = ""
+    given: Mapping[str, Any] = field(default_factory=dict)
+    values: tuple[Any, Any] | None = None
+    record: Record | None = None
+    trace: Trace | None = None
+    replayed: bool = False
+    mask: Array | None = None
+    candidates: tuple[Candidate, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -36,6 +59,7 @@ class Problem:
     error: float
     bound: float
     sentence: str
+    clue: Clue = field(default=Clue(), compare=False, repr=False)
 
     @property
     def margin(self) -> float:
@@ -93,24 +117,35 @@ class Exam:
         self.coverage[check] = self.coverage.get(check, 0) + compared
 
     def compare(
-        self, check: str, component: str, site: str, native: Any, reference: Array, bound: float, what: str = ""
+        self,
+        check: str,
+        component: str,
+        site: str,
+        native: Any,
+        reference: Array,
+        bound: float,
+        what: str = "",
+        clue: Clue = Clue(),
     ) -> Iterator[Problem]:
         """A problem when two tensors of one layout differ by more than ``bound`` (rel_l2; 0: bit for bit)."""
         self.count(check)
         array = np.array(native.astype(mx.float32)) if isinstance(native, mx.array) else np.asarray(native)
+        clue = replace(clue, native=array, reference=np.asarray(reference))
         try:
             measured = measure(array, np.asarray(reference))
         except MetricError as error:
-            yield Problem(check, component, site, float("inf"), bound, f"{site}: {what or 'compared'}: {error}")
+            yield Problem(check, component, site, float("inf"), bound, f"{site}: {what or 'compared'}: {error}", clue)
             return
         if not measured.rel_l2 <= bound:
             text = f"{site}: {what or 'differs from the official result'} (rel_l2 {measured.rel_l2:.3g}, bound {bound:.3g})"
-            yield Problem(check, component, site, measured.rel_l2, bound, text)
+            yield Problem(check, component, site, measured.rel_l2, bound, text, clue)
 
-    def require(self, check: str, component: str, site: str, holds: bool, sentence: str) -> Iterator[Problem]:
+    def require(
+        self, check: str, component: str, site: str, holds: bool, sentence: str, clue: Clue = Clue()
+    ) -> Iterator[Problem]:
         self.count(check)
         if not holds:
-            yield Problem(check, component, site, float("inf"), 0.0, f"{site}: {sentence}")
+            yield Problem(check, component, site, float("inf"), 0.0, f"{site}: {sentence}", clue)
 
 
 def run_check(name: str, check: Check, exam: Exam, component: str) -> Iterator[Problem]:

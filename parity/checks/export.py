@@ -10,7 +10,7 @@ import av
 import numpy as np
 
 from ltx_native.media import write
-from parity.checks.exam import Array, Exam, Problem
+from parity.checks.exam import Array, Clue, Exam, Problem
 
 RATE = 48000
 LEVELS = 6.0  # of 255: what H.264 in yuv420p may move a flat saturated colour
@@ -31,17 +31,22 @@ def export(exam: Exam) -> Iterator[Problem]:
         found, rate, heard, heard_rate = _read(path)
     yield from exam.require("export", "export", "export", found.shape == frames.shape, f"{found.shape} for {frames.shape}")
     yield from exam.require("export", "export", "export", (rate, heard_rate) == (25.0, RATE), f"rates {rate}, {heard_rate}")
+    middles = [tuple(found[5 * i + 2].reshape(-1, 3).mean(axis=0)) for i in range(min(len(COLOURS), len(found) // 5))]
+    colours = Clue(given={"colours": list(zip(middles, COLOURS, strict=False))})
     for index, colour in enumerate(COLOURS):
         middle = found[5 * index + 2].reshape(-1, 3).mean(axis=0)
         off = float(np.abs(middle - np.array(colour)).max())
-        yield from exam.require("export", "export", "export", off <= LEVELS, f"colour {colour} came back as {middle.round()}")
+        yield from exam.require(
+            "export", "export", "export", off <= LEVELS, f"colour {colour} came back as {middle.round()}", colours
+        )
     for channel, (tone, level) in enumerate(zip(TONES, (0.5, 0.25), strict=True)):
         part = heard[channel, RATE // 4 : RATE // 4 + RATE // 2] if heard.shape[0] > channel else np.zeros(RATE // 2)
         spectrum = np.abs(np.fft.rfft(part * np.hanning(part.size))) / (part.size / 4)
         peak = float(np.argmax(spectrum)) * RATE / part.size
         right = abs(peak - tone) < 5 and abs(spectrum.max() - level) < 0.1 * level
         text = f"channel {channel} has {spectrum.max():.3f} at {peak:.0f} Hz, expected {level} at {tone:.0f} Hz"
-        yield from exam.require("export", "export", "export", right, text)
+        clue = Clue(given={"tone": ((float(spectrum.max()), peak), (level, tone))})
+        yield from exam.require("export", "export", "export", right, text, clue)
 
 
 def _read(path: Path) -> tuple[Array, float, Array, int]:

@@ -21,7 +21,7 @@ from ltx_native.patchify import VideoLatentShape
 from ltx_native.pipelines import retake, stages
 from ltx_native.request import Request
 from ltx_native.video_vae.tiling import SpatialTilingConfig, TemporalTilingConfig, TilingConfig
-from parity.checks.exam import Array, Exam, Problem
+from parity.checks.exam import Array, Clue, Exam, Problem
 from parity.checks.facts import GUIDED, PROMPTS
 from parity.matrix import inputs
 
@@ -40,11 +40,14 @@ def prompts(exam: Exam) -> Iterator[Problem]:
             tokens = tokenizer(text)
             ids, mask = (exam.facts.tensors[f"prompt.{index}.{n}"] for n in ("input_ids", "attention_mask"))
             what = f"the mask of prompt {index} is another"
-            yield from exam.compare("prompts", "tokenizer", "tokenizer", tokens.attention_mask[0], mask, 0.0, what)
+            given = {"text": text, "input_ids": ids, "attention_mask": mask, "native_ids": np.array(tokens.input_ids[0])}
+            clue = Clue(name="attention_mask", given=given)
+            yield from exam.compare("prompts", "tokenizer", "tokenizer", tokens.attention_mask[0], mask, 0.0, what, clue)
             valid = mask.astype(bool)
             ours = np.array(tokens.input_ids[0])[valid]
             what = f"the ids of prompt {index} are others ({int(valid.sum())} tokens)"
-            yield from exam.compare("prompts", "tokenizer", "tokenizer", ours, ids[valid], 0.0, what)
+            clue = Clue(name="input_ids", given={**given, "input_ids": ids[valid], "attention_mask": mask[valid]})
+            yield from exam.compare("prompts", "tokenizer", "tokenizer", ours, ids[valid], 0.0, what, clue)
 
 
 def conditionings(exam: Exam) -> Iterator[Problem]:
@@ -61,7 +64,9 @@ def conditionings(exam: Exam) -> Iterator[Problem]:
     for name in ("latent", "denoise_mask", "positions", "clean_latent", "attention_mask"):
         official = exam.facts.tensors[f"conditioned.{name}"]
         what = f"`{name}` with two keyframes is another"
-        yield from exam.compare("conditionings", "state", "state.video", getattr(state, name), official, 0.0, what)
+        given = {"frame_rate": 25.0, "tokens": 24, "noisy": 24, "appended": [(6, 0.25), (12, 0.5)]}
+        clue = Clue(name=name, given=given)
+        yield from exam.compare("conditionings", "state", "state.video", getattr(state, name), official, 0.0, what, clue)
 
 
 def guiding(exam: Exam) -> Iterator[Problem]:
@@ -73,7 +78,11 @@ def guiding(exam: Exam) -> Iterator[Problem]:
         official = exam.facts.tensors["guided." + "-".join(map(str, row))]
         ours = guidance.guide(params, *estimates)
         what = f"guided with cfg {cfg}, stg {stg}, modality {modality}, rescale {rescale}"
-        yield from exam.compare("guiding", "guidance", "guidance.video", ours, official, STEP, what)
+        names = ("cond", "uncond_text", "uncond_perturbed", "uncond_modality")
+        given = {name: np.array(estimate) for name, estimate in zip(names, estimates, strict=True)}
+        scales = {"cfg_scale": cfg, "stg_scale": stg, "modality_scale": modality, "rescale_scale": rescale}
+        clue = Clue(given=given | {f"params.{name}": value for name, value in scales.items()})
+        yield from exam.compare("guiding", "guidance", "guidance.video", ours, official, STEP, what, clue)
 
 
 def blending(exam: Exam) -> Iterator[Problem]:
@@ -83,16 +92,17 @@ def blending(exam: Exam) -> Iterator[Problem]:
     mask = rng.uniform(size=(1, 128, 1)).astype(np.float32)
     ours = conditioning.post_process_latent(*map(mx.array, (denoised, mask, clean)))
     expected = denoised * mask + clean * (1 - mask)
-    yield from exam.compare(
-        "blending", "post_process", "post_process.video", ours, expected, 1e-6, "128 tokens of 128 channels"
-    )
+    what = "128 tokens of 128 channels"
+    clue = Clue(given={"denoised": denoised, "denoise_mask": mask, "clean": clean})
+    yield from exam.compare("blending", "post_process", "post_process.video", ours, expected, 1e-6, what, clue)
     for eta in (0.25, 0.5, 1.0):
         sigma = np.float64(0.6)
         up = min(sigma * eta, sigma * 0.9999)
         residual = np.sqrt(sigma**2 - up**2)
         expected = np.array([1 - sigma + residual, residual / (1 - sigma + residual), up])
         found = np.array(sampler.sde_coefficients(sigma, eta))
-        yield from exam.compare("blending", "sampler", "sampler.sde", found, expected, 1e-12, f"SDE coefficients for eta {eta}")
+        what, clue = f"SDE coefficients for eta {eta}", Clue(given={"sigma_next": sigma, "eta": eta})
+        yield from exam.compare("blending", "sampler", "sampler.sde", found, expected, 1e-12, what, clue)
 
 
 def second_order(exam: Exam) -> Iterator[Problem]:
@@ -114,8 +124,9 @@ def second_order(exam: Exam) -> Iterator[Problem]:
     double = fresh.astype(np.float64)
     draws = Draws(0, Noise(double, double, {2: double, 3: double}))
     sigma, following = np.float64(np.float32(0.9)), np.float64(np.float32(0.2))
-    next(run := res_2s(draws, Halving(), np.array([0.9, 0.2, 0.0], np.float32), state, state))  # type: ignore[arg-type]
-    next(run, None)
+    run = res_2s(draws, Halving(), np.array([0.9, 0.2, 0.0], np.float32), state, state)  # type: ignore[arg-type]
+    while len(handed) < 2:
+        next(run)
     middle_sigma, h = np.sqrt(sigma * following), -np.log(following / sigma)
     middle = x + h * 0.5 * ((1 - np.exp(-h / 2)) / (h / 2)) * (-0.5 * x.astype(np.float64))
     up = middle_sigma * 0.5
@@ -124,7 +135,9 @@ def second_order(exam: Exam) -> Iterator[Problem]:
     eps = (x - middle) / (sigma - middle_sigma)
     expected = ratio * (x - sigma * eps + residual / ratio * eps) + up * fresh
     what = "the state between the evaluations"
-    yield from exam.compare("second_order", "sampler", "sampler.res_2s", handed[1], expected, 1e-6, what)
+    levels = {"sigma": sigma, "sigma_next": following}
+    clue = Clue(given={"sample": x, "noise": fresh, "denoised": 0.5 * x, **levels})
+    yield from exam.compare("second_order", "sampler", "sampler.res_2s", handed[1], expected, 1e-6, what, clue)
 
 
 def tiles(exam: Exam) -> Iterator[Problem]:
@@ -177,4 +190,7 @@ def wiring(exam: Exam) -> Iterator[Problem]:
     bias = vars(models)["self_attention_bias"](weights, mx.float32)
     assert bias is not None
     expected = np.exp(np.array(bias, dtype=np.float64)).reshape(2, 2)
-    yield from exam.compare("wiring", "transformer", "transformer", expected, np.array(weights)[0], 1e-6, "weights as a bias")
+    clue = Clue(name="self_attention_bias")
+    yield from exam.compare(
+        "wiring", "transformer", "transformer", expected, np.array(weights)[0], 1e-6, "weights as a bias", clue
+    )

@@ -7,7 +7,7 @@ positions, noise, schedule, guidance passes, both stages, LoRAs. It takes no for
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,7 +24,7 @@ from parity.align import align
 from parity.capture.native import NativeRecorder, injected_noise, request_of
 from parity.capture.replay import IGNORED_ARGUMENTS, Replayer
 from parity.cases import Case
-from parity.checks.exam import Array, Exam, Problem
+from parity.checks.exam import Array, Clue, Exam, Problem
 from parity.compare import Row, spread
 from parity.localise import Finding, first_guilty
 from parity.measure_case import Masks, mask_of, tensors
@@ -124,24 +124,24 @@ def _case(exam: Exam, case: Case, reference: Trace) -> Iterator[Problem]:
     pictures = [reference.tensor(r.outputs["fields"]["frames"]) for r in reference.site("frames")]
     ours, theirs = np.concatenate(frames), np.concatenate(pictures)
     same = ours.shape == theirs.shape and int(np.abs(ours.astype(int) - theirs.astype(int)).max()) == 0
-    yield from exam.require("playback", "frames", "frames", same, "pixels became other bytes than the official ones")
+    pixels = [reference.tensor(r.outputs["fields"]["pixels"]) for r in reference.site("frames")]
+    clue = Clue(ours, theirs, "frames", "frames", {"pixels": np.concatenate(pixels)})
+    yield from exam.require("playback", "frames", "frames", same, "pixels became other bytes than the official ones", clue)
 
 
 def _compared(exam: Exam, case: Case, reference: Trace, native: Trace) -> Iterator[Problem]:
     kept = [record for record in reference.records if "." not in record.key.site or record.kind != "module"]
-    alignment = align(kept, native.records)
+    alignment = align(kept, native.records, case.mode)
     masks = Masks(reference)
     pairs = [(one, other) for one, other in alignment.pairs if other is not None]
     rows = [row for one, other in pairs for row in _rows(masks, reference, one, native, other)]
     exam.count("playback", len(rows))
     finding = first_guilty(rows, exam.evidence.bounds, HANDED)
     if finding is not None:
-        yield _problem(finding)
+        yield _problem(finding, _clue(finding, pairs, case, reference, native, masks))
     for one, other in pairs:
         yield from _plain(one, other)
-    # With a given sound the official first stage hands no audio latent on.
-    given = "latent.audio" if case.mode == "a2v" else ""
-    extra = tuple(record for record in alignment.unmatched_native if record.key.site != given)
+    extra = alignment.unmatched_native
     for missing, side in ((alignment.unmatched_reference, "no native partner"), (extra, "no reference")):
         if missing:
             component = component_of(missing[0].key.site)
@@ -149,8 +149,31 @@ def _compared(exam: Exam, case: Case, reference: Trace, native: Trace) -> Iterat
             yield Problem("playback", component, missing[0].key.site, float("inf"), 0.0, text)
 
 
-def _problem(finding: Finding) -> Problem:
-    return Problem("playback", finding.component, finding.key.site, finding.error, finding.bound, finding.sentence)
+def _problem(finding: Finding, clue: Clue) -> Problem:
+    return Problem("playback", finding.component, finding.key.site, finding.error, finding.bound, finding.sentence, clue)
+
+
+def _clue(
+    finding: Finding, pairs: Sequence[tuple[Record, Record]], case: Case, reference: Trace, native: Trace, masks: Masks
+) -> Clue:
+    """The pair a finding is about: an output, or the argument that was handed over, with what was known beside it."""
+    one, other = next(pair for pair in pairs if pair[0].key == finding.key)
+    site = one.key.site
+    handed = finding.kind == "wiring" or "handed another" in finding.sentence
+    ours, theirs = (
+        (tensors(native, {"fields": other.inputs}), tensors(reference, {"fields": one.inputs}, site))
+        if handed
+        else (tensors(native, other.outputs), tensors(reference, one.outputs, site))
+    )
+    names = [finding.output] if not handed else [name for name in theirs if f"`{name}" in finding.sentence]
+    name = names[0] if names else finding.output
+    given = {"frame_rate": case.frame_rate, "steps": case.steps, "case": case, "native": ours}
+    array = ours.get(name)
+    expected = theirs.get(name)
+    if array is not None and expected is not None:
+        array = array.reshape(expected.shape) if array.size == expected.size == 1 else spread(array, expected.shape)
+    mask = None if handed or expected is None else mask_of(masks, reference, one, name, expected)
+    return Clue(array, expected, "" if handed else one.type, name, given, None, one, reference, mask=mask)
 
 
 def _rows(masks: Masks, reference: Trace, one: Record, native: Trace, other: Record) -> Iterator[Row]:

@@ -11,7 +11,7 @@ import mlx.nn as nn
 from ltx_native.models import COMPONENTS, Models
 from parity.capture.functions import Functions
 from parity.capture.replay import Replayer
-from parity.checks.exam import Array, Exam, Problem
+from parity.checks.exam import Array, Clue, Exam, Problem
 from parity.compare import Row
 from parity.localise import failing, first_guilty
 from parity.measure_case import Masks, mask_of, tensors
@@ -95,7 +95,18 @@ def _guilty(exam: Exam, replayer: Replayer, masks: Masks, trace: Trace, record: 
     finding = first_guilty(failing(rows, exam.evidence.bounds), exam.evidence.bounds, float("inf"))
     if finding is None:
         return None
-    return Problem("replays", finding.component, finding.key.site, finding.error, finding.bound, finding.sentence)
+    clue = clue_of(trace, masks, record, finding.output, local)
+    return Problem("replays", finding.component, finding.key.site, finding.error, finding.bound, finding.sentence, clue)
+
+
+def clue_of(trace: Trace, masks: Masks, record: Record, output: str, local: dict[str, Array] | str) -> Clue:
+    """A record of the reference and what native gave on its inputs (nothing, where it refused them)."""
+    reference = tensors(trace, record.outputs, record.key.site)
+    native_path = compared_outputs(record, list(reference)).get(output, output)
+    native = None if isinstance(local, str) else local.get(native_path)
+    expected = reference.get(output)
+    mask = None if expected is None else mask_of(masks, trace, record, output, expected)
+    return Clue(native, expected, record.type, output, record=record, trace=trace, replayed=True, mask=mask)
 
 
 def _rows(local: dict[str, Array] | str, masks: Masks, trace: Trace, record: Record) -> Iterator[Row]:

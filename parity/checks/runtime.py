@@ -10,15 +10,17 @@ import mlx.core as mx
 import numpy as np
 
 from ltx_native import layers
+from ltx_native.conditioning import LatentState
 from ltx_native.models import Models
 from ltx_native.pipelines import denoise
 from ltx_native.pipelines.one_stage import one_stage
+from ltx_native.pipelines.stages import Context
 from ltx_native.request import Request
 from ltx_native.transformer.modality import Modality
 from ltx_native.transformer.passes import Pass
 from ltx_native.transformer.perturbations import BatchedPerturbationConfig, PerturbationConfig
 from parity.capture.replay import Replayer
-from parity.checks.exam import Exam, Problem
+from parity.checks.exam import Clue, Exam, Problem
 from parity.taps import tapped
 from parity.trace import Record, Trace
 
@@ -81,6 +83,24 @@ def passes(exam: Exam) -> Iterator[Problem]:
         for index, name in enumerate(("video", "audio")):
             what = f"{name} velocity of pass {job.name}, batched"
             yield from exam.compare("passes", "transformer", "transformer", velocities[index], expected[index], STEP, what)
+    yield from _masked(exam, contexts["cond"])
+
+
+def _masked(exam: Exam, given: Mapping[str, Any]) -> Iterator[Problem]:
+    """A denoise mask of few values: batched, tokens share embeddings; one by one, each has its own, as officially."""
+    states: list[LatentState] = []
+    for kind, kinds in (("video", 3), ("audio", 2)):
+        modality = given[kind]
+        values = mx.arange(modality.latent.shape[1]) % kinds / (kinds - 1)
+        mask = values.astype(mx.float32).reshape(1, -1, 1)
+        states.append(LatentState(modality.latent, mask, modality.positions, modality.latent))
+    text = Context(given["video"].context, given["audio"].context, mx.ones((1, 1)))
+    model = exam.module("transformer")
+    denoisers = (denoise.Denoiser(model, text, batch=batch, compiled=False) for batch in (True, False))
+    one, other = (denoiser(states[0], states[1], 0.7, 0)[0] for denoiser in denoisers)
+    for index, name in enumerate(("video", "audio")):
+        what = f"{name} estimate under a mask of few values, batched"
+        yield from exam.compare("passes", "transformer", "transformer", one[index], np.array(other[index]), STEP, what)
 
 
 def long(exam: Exam) -> Iterator[Problem]:
@@ -92,7 +112,8 @@ def long(exam: Exam) -> Iterator[Problem]:
     expected = weights @ v / weights.sum(-1, keepdims=True)
     attention = vars(layers)["attention"]  # as the layers call it
     ours = attention(*(mx.array(a.astype(np.float32)) for a in (q, k, v)), 8**-0.5, None)
-    yield from exam.compare("long", "transformer", "transformer.attention", ours, expected, STEP, "2,304 keys")
+    clue = Clue(type="attention kernel", given={"q": q, "k": k, "v": v})
+    yield from exam.compare("long", "transformer", "transformer.attention", ours, expected, STEP, "2,304 keys", clue)
 
 
 def norms(exam: Exam) -> Iterator[Problem]:
@@ -104,7 +125,9 @@ def norms(exam: Exam) -> Iterator[Problem]:
         x = 1e-3 * rng.standard_normal((1, 4, exam.native.config.transformer.inner_dim)).astype(np.float32)
         expected = x / np.sqrt(np.mean(np.square(x, dtype=np.float64), axis=-1, keepdims=True) + stated)
         site = f"transformer.transformer_blocks.{index}"
-        yield from exam.compare("norms", "transformer", site, block._norm(mx.array(x)), expected, STEP, "norm of small tokens")
+        clue = Clue(type="RMSNorm", given={"x": x, "eps": stated})
+        normed = block._norm(mx.array(x))
+        yield from exam.compare("norms", "transformer", site, normed, expected, STEP, "norm of small tokens", clue)
     for component in ("gemma", "embeddings_processor", "transformer", "video_encoder", "video_decoder", "audio_decoder"):
         for path, layer in exam.module(component).named_modules():
             eps = exam.facts.values["eps"].get(f"{component}.{path}")
@@ -114,8 +137,10 @@ def norms(exam: Exam) -> Iterator[Problem]:
             x = 1e-3 * rng.standard_normal((1, 2, 1, 2, weight.size)).astype(np.float32)
             scale = np.sqrt(np.mean(np.square(x, dtype=np.float64), axis=-1, keepdims=True) + eps)
             site = f"{component}.{path}"
+            kind = "Gemma3RMSNorm" if component == "gemma" else type(layer).__name__
+            clue = Clue(type=kind, given={"x": x, "eps": eps})
             yield from exam.compare(
-                "norms", component, site, layer(mx.array(x)), x / scale * weight, STEP, "norm of small tokens"
+                "norms", component, site, layer(mx.array(x)), x / scale * weight, STEP, "norm of small tokens", clue
             )
 
 

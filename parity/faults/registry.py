@@ -30,6 +30,7 @@ class Fault:
     effect: str
     needs: str
     patch: Callable[[], Any]
+    cause: str = ""  # the hypotheses of its kind ("|" between), by the ids of `parity.hypotheses`; empty where there is none
 
     @property
     def control(self) -> bool:

@@ -1,0 +1,311 @@
+"""Why: executed hypotheses on what a check found. Nothing here knows which mistake is there; candidates are tried and ranked.
+
+A problem's tensors are taken to the smallest place at which native leaves the reference (its inside is replayed on the
+reference's inputs), the official formula of that place is edited in every way that ports get wrong, and the edit that
+reproduces native's result best is the explanation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib import import_module
+from typing import Any
+
+import numpy as np
+
+from parity.capture.hypothesis_replay import Departure, Inside, backend_error, inside, loaded_parameter
+from parity.capture.reference import Checkpoint
+from parity.checks.exam import Clue, Exam, Problem
+from parity.hypotheses import rope, values
+from parity.hypotheses.base import VALUE, Suspect, Tried, candidates, ranked
+from parity.hypotheses.official import Official
+from parity.hypotheses.values import Said
+from parity.hypotheses.weights import siblings
+from parity.measure_case import tensors
+from parity.sites import component_of, to_native_layout
+from parity.taps import sites_of
+from parity.trace import Record, Trace, leaves
+
+# The order of trial: formulas before the probes for any tensors.
+ROOMS = ("adaln", "attention", "conv", "kernels", "norms", "rope", "sampling", "state", "text", "weights", "closed_form")
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """The best cause found. ``cause`` is machine-readable, ``fault`` is port or backend, numbers are rel_l2.
+
+    ``before`` and ``after`` are None where the evidence itself states the cause and nothing had to be executed.
+    """
+
+    cause: str
+    sentence: str
+    site: str
+    what: str
+    fault: str = "port"
+    before: float | None = None
+    after: float | None = None
+    removed: float | None = None
+    others: tuple[Tried, ...] = ()
+
+    def row(self) -> dict[str, Any]:
+        """The hypothesis as results.json has it."""
+        note = self.what + ("; a fault of the backend, not of the port" if self.fault == "backend" else "")
+        return {
+            "cause": self.cause, "edit": self.sentence, "before": self.before, "after": self.after,
+            "removed": self.removed, "note": note,
+        }  # fmt: skip
+
+
+@cache
+def official(checkpoint: Checkpoint) -> Official:
+    return Official(checkpoint.model, checkpoint.gemma, checkpoint.upsampler)
+
+
+def load_rooms() -> None:
+    """Enter every room of hypotheses."""
+    for room in ROOMS:
+        import_module(f"parity.hypotheses.{room}")
+
+
+def explain(exam: Exam, problem: Problem) -> Explanation | None:
+    """The cause of a problem, or None where no hypothesis is convincing."""
+    found = explanations(exam, problem)
+    return found[0] if found else None
+
+
+def explanations(exam: Exam, problem: Problem) -> list[Explanation]:
+    """Every convincing explanation, the best first: an executed formula, then what the evidence says, then closed forms."""
+    load_rooms()
+    clue = problem.clue
+    said = list(_said(problem))
+    suspects, stated = _suspects(exam, problem)
+    found: list[tuple[int, float, Explanation]] = []
+    for suspect in suspects:
+        tried = ranked(suspect, [*clue.candidates, *candidates(suspect)])
+        for index, one in enumerate(t for t in tried if t.convincing):
+            others = tuple(t for t in tried[:6] if t is not one)
+            text = f"{suspect.what}: {one.sentence()}"
+            explained = Explanation(
+                one.cause, text, suspect.site, suspect.what, "port", one.before, one.after, one.removed, others
+            )
+            found.append((one.rank if one.rank <= VALUE else one.rank + 1, -one.removed + 1e-9 * index, explained))
+    for one_said in [*said, *stated]:
+        found.append((VALUE + 1, 0.0, Explanation(one_said.cause, one_said.sentence, problem.site, problem.site)))
+    best = [e for _, _, e in sorted(found, key=lambda item: (item[0], round(item[1], 3), item[1]))]
+    if clue.replayed and clue.record is not None and clue.reference is not None and _backend(exam, problem):
+        text = f"{problem.site}: native computes the same as the reference on the CPU with every fused operation as its formula"
+        best.insert(0, Explanation("backend.fused", text, problem.site, problem.site, "backend"))
+    return best
+
+
+def _said(problem: Problem) -> Iterator[Said]:
+    """What needs no execution: settings that differ, an error's own words, an exported file's tone and colours."""
+    clue = problem.clue
+    if clue.values is not None and problem.check == "configs":
+        yield values.of_values(problem.site, *clue.values)
+        return
+    if "tone" in clue.given:
+        yield from values.of_tone(*clue.given["tone"])
+    if "colours" in clue.given:
+        yield from values.of_colours(clue.given["colours"])
+    yield from values.of_words(problem.sentence, problem.check)
+
+
+def _suspects(exam: Exam, problem: Problem) -> tuple[list[Suspect], list[Said]]:
+    """The tensors to explain, the innermost first, and what the inside states without a tensor."""
+    clue, known = problem.clue, official(exam.evidence.checkpoint)
+    if clue.type == "parameter":
+        return _parameter(exam, problem, known), []
+    if clue.record is not None and clue.trace is not None:
+        if clue.replayed and clue.record.kind == "module":
+            return _of_module(exam, clue, clue.record, clue.trace, known)
+        return [_of_value(clue, clue.record, clue.trace, known)] if clue.native is not None else [], []
+    if clue.native is None or clue.reference is None:
+        return [], []
+    given = dict(clue.given)
+    if "text" in given:
+        given["all_ids"] = _all_ids(exam, str(given["text"]))
+    what = f"{problem.site} {clue.name}".strip()
+    component = component_of(problem.site)
+    suspect = Suspect(problem.site, clue.type, what, clue.native, clue.reference, given, {}, lambda n: known.parameter(problem.site, n),
+                      known.config(component), clue.mask, clue.name)  # fmt: skip
+    return [suspect], []
+
+
+def _parameter(exam: Exam, problem: Problem, known: Official) -> list[Suspect]:
+    """A loaded parameter beside the file's own, in PyTorch's axes."""
+    name, component = problem.clue.name, problem.component
+    theirs = known.parameters(component)
+    spelled = next((n for n in theirs if n.replace("-of-means", "_of_means") == name), name)
+    ours = loaded_parameter(exam.module(component), name)
+    if spelled not in theirs or ours is None:
+        return []
+    others = siblings(theirs, spelled)
+    return [Suspect(problem.site, "parameter", problem.site, ours, theirs[spelled], {}, others, name=name)]
+
+
+def _all_ids(exam: Exam, text: str) -> list[int]:
+    """Every token of a text, nothing cut, by the tokenizer file itself."""
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(str(exam.evidence.checkpoint.gemma / "tokenizer.json"))
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return list(tokenizer.encode(text.strip()).ids)
+
+
+def _inputs(trace: Trace, record: Record, layout: str) -> dict[str, Any]:
+    """A record's inputs by dotted path: tensors in the native layout, plain values as they are."""
+    found: dict[str, Any] = {}
+    for path, leaf in leaves({"fields": record.inputs}):
+        found[path] = to_native_layout(layout, trace.tensor(leaf)) if "tensor" in leaf else leaf.get("value")
+    return found
+
+
+def _of_value(clue: Clue, record: Record, trace: Trace, known: Official) -> Suspect:
+    """A value between two modules, or what a module is handed from outside, with what stands beside it in the run."""
+    site = record.key.site
+    component = component_of(site)
+    given = {**_inputs(trace, record, site), **tensors(trace, record.outputs, site), **clue.given}
+    if component == "state":
+        noises = [r for r in trace.site(site.replace("state", "noise")) if r.index < record.index]
+        if noises:
+            given["noise"] = trace.tensor(noises[-1].outputs)
+        case = clue.given.get("case")
+        if case is not None:
+            factor = 64 if record.key.stage == "stage_1" and "latent" in given and _halved(trace) else 32
+            given["tokens"] = ((case.num_frames - 1) // 8 + 1) * (case.height // factor) * (case.width // factor)
+    if component == "guidance":
+        given.update(_level(trace, record))
+    if component == "tokenizer":
+        given["all_ids"] = np.asarray(given["input_ids"]).ravel()[np.asarray(given["attention_mask"]).ravel().astype(bool)]
+        given["native_ids"] = clue.given.get("native", {}).get("input_ids", clue.native)
+    owner = "video_encoder" if component in ("upsampler", "video_decoder") else component
+    assert clue.native is not None and clue.reference is not None
+    what = f"`{clue.name}` of {record.key}" if clue.name else str(record.key)
+    return Suspect(site, clue.type, what, clue.native, clue.reference, given, {}, lambda n: known.parameter(owner, n),
+                   known.config(component), clue.mask, clue.name)  # fmt: skip
+
+
+def _halved(trace: Trace) -> bool:
+    """Whether the run has a second stage: then the first one works at half the size."""
+    return any(record.key.stage == "stage_2" for record in trace.records)
+
+
+def _level(trace: Trace, record: Record) -> dict[str, Any]:
+    """The sample and the noise level that the estimates of a guidance call were made from."""
+    stream = record.key.site.rpartition(".")[2]
+    for other in trace.site("denoised"):
+        if (other.key.stage, other.key.step) == (record.key.stage, record.key.step):
+            given = _inputs(trace, other, "denoised")
+            return {"sample": given[f"{stream}.sample"], "sigma": float(np.max(given[f"{stream}.sigma"]))}
+    return {}
+
+
+def _of_module(exam: Exam, clue: Clue, record: Record, trace: Trace, known: Official) -> tuple[list[Suspect], list[Said]]:
+    """A module's result, and the first thing inside it that is not the reference's."""
+    module = exam.module(component_of(record.key.site))
+    sites = sites_of(component_of(record.key.site), module)
+    looked = inside(sites[record.key.site], record, trace)
+    while looked.problem and (around := _around(looked.record, trace)) is not None and around.key.site in sites:
+        # Refused inputs: a module around it builds what it can take.
+        looked = inside(sites[around.key.site], around, trace)
+    suspects, said = [], []
+    departure = looked.departure()
+    given = _inputs(trace, looked.record, looked.site)
+    if departure is not None:
+        said = list(_stated(departure, given))
+        if departure.kind == "tensor":
+            suspects.append(_departed(departure, looked, given, known))
+    if clue.native is not None and clue.reference is not None and looked.record is record:
+        config = known.config(component_of(record.key.site))
+        suspects.append(Suspect(record.key.site, record.type, str(record.key), clue.native, clue.reference, given, looked.known(),
+                                lambda n: known.parameter(record.key.site, n), config, clue.mask, clue.name))  # fmt: skip
+    return suspects, said
+
+
+def _around(record: Record, trace: Trace) -> Record | None:
+    """The call around a call: the next completed record of the nearest site above it."""
+    site = record.key.site
+    while "." in site:
+        site = site.rpartition(".")[0]
+        found = next((r for r in trace.records if r.key.site == site and r.index > record.index), None)
+        if found is not None:
+            return found
+    return None
+
+
+def _departed(departure: Departure, looked: Inside, given: Mapping[str, Any], known: Official) -> Suspect:
+    site, component = looked.site, component_of(looked.site)
+    config = known.config(component)
+    name = f"{departure.path}.{departure.argument}"
+    extra: dict[str, Any] = {}
+    if departure.argument.split(".")[-2:-1] in (["positional_embeddings"], ["cross_positional_embeddings"], ["pe"], ["k_pe"]):
+        extra["rope"] = _tables(departure, looked, given, config)
+    if component == "gemma":
+        config = {**config}
+    if looked.record.type == "BasicAVTransformerBlock":
+        name = f"{departure.path}.{departure.argument}"
+    what = f"`{departure.argument}` as {looked.record.key} hands it to {departure.path}"
+    return Suspect(departure.site, looked.record.type, what, np.asarray(departure.native), np.asarray(departure.reference),
+                   {**given, **extra}, looked.known(), lambda n: known.parameter(site, n), config, None, name)  # fmt: skip
+
+
+def _tables(departure: Departure, looked: Inside, given: Mapping[str, Any], config: Mapping[str, Any]) -> rope.Tables | None:
+    if component_of(looked.site) == "transformer":
+        stream = departure.argument.split(".")[0]
+        return rope.of_stream(config, given, stream, "cross" in departure.argument) if stream in ("video", "audio") else None
+    stream = "audio" if "audio_connector" in looked.site else "video"
+    return rope.of_connector(config, stream, int(np.asarray(departure.reference).shape[-2]))
+
+
+# Children whose absence has a name.
+_ABSENT: Sequence[tuple[str, str, str]] = (
+    ("gate_logits", "attention.gate-missing", "the gate"),
+    ("norm", "norm.missing", "the norm"),
+    ("attn", "attention.skipped", "the attention"),
+    ("adaln", "adaln.missing", "the modulation"),
+    ("", "module.skipped", "the module"),
+)
+
+
+def _stated(departure: Departure, given: Mapping[str, Any]) -> Iterator[Said]:
+    """Departures that are no tensor: children never called or called in vain, flags, masks on one side only."""
+    where, name = departure.site, departure.argument
+    if departure.kind == "skipped":
+        cause, words = next((c, w) for part, c, w in _ABSENT if part in departure.path)
+        yield Said(cause, f"native never calls {where}: {words} is left out")
+    elif departure.kind == "extra":
+        cause = "perturbation.ignored" if given.get("perturbations.perturbations.0.perturbations.0.type") else "module.added"
+        yield Said(cause, f"native calls {where}, which the reference leaves out in this pass")
+    elif departure.kind == "value":
+        if name == "all_perturbed" or name.startswith("perturbation"):
+            yield Said("perturbation.blocks", f"native hands {where} {name} = {_short(departure.native)}, the reference "
+                       f"{_short(departure.reference)}: the skipped attention of this pass is another block's")  # fmt: skip
+        elif "mask" in name:
+            added = departure.reference is None
+            cause = "attention.mask-added" if added else "attention.mask-missing"
+            text = f"native hands {where} a `{name}` where the reference hands none" if added else (
+                f"native hands {where} no `{name}`, the reference does")  # fmt: skip
+            yield Said(cause, text)
+        else:
+            yield Said("wiring.value", f"native hands {where} {name} = {_short(departure.native)}, the reference "
+                       f"{_short(departure.reference)}")  # fmt: skip
+
+
+def _short(value: Any) -> str:
+    return f"a tensor {value.shape}" if isinstance(value, np.ndarray) else repr(value)
+
+
+def _backend(exam: Exam, problem: Problem) -> bool:
+    """Whether the difference goes away on the plain backend: then not the port is wrong but what it runs on."""
+    clue = problem.clue
+    if clue.record is None or clue.trace is None or clue.reference is None or clue.record.kind != "module":
+        return False
+    module = sites_of(component_of(problem.site), exam.module(component_of(problem.site))).get(problem.site)
+    if module is None or clue.native is None or not np.isfinite(problem.error):
+        return False
+    error = backend_error(module, clue.record, clue.trace, clue.name, clue.reference)
+    return error is not None and error <= problem.bound
