@@ -9,7 +9,6 @@ not know which fault is on. Finished faults are kept, so a stopped run goes on w
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import os
 import statistics
@@ -20,15 +19,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from parity.checkpoints import ROOT
-
-CERTIFICATE = ROOT / "reports" / "certificate.json"
-SCHEMA = 1
-_CODE = ("parity/**/*.py", "parity/*.toml", "parity/faults/*.toml")
-_APART = (
-    "parity/report/", "parity/verbs/", "parity/world/train/", "parity/clip/", "parity/fidelity", "parity/simulate",
-    "parity/cli.py", "parity/plugin", "parity/history.py", "parity/badge.py", "parity/gate_check.py", "parity/progress.py",
-)  # fmt: skip
+from parity.certificate import CERTIFICATE, SCHEMA, harness_code, harness_files
 
 # Names the cause of a finding in words, or gives None; `parity.explain` fits. (exam, site) -> sentence.
 Explain = Callable[[Any, str], str | None]
@@ -68,39 +59,6 @@ class Outcome:
     def flagged(self) -> bool:
         """A control that was blamed on the port."""
         return self.control and self.verdict == "fail"
-
-
-def harness_code(root: Path = ROOT) -> str:
-    """SHA-256 over the harness's code: what decides whether a mistake is seen."""
-    digest = hashlib.sha256()
-    paths = {path for pattern in _CODE for path in root.glob(pattern) if path.is_file()}
-    for path in sorted(paths):
-        name = path.relative_to(root).as_posix()
-        if not name.startswith(_APART):
-            digest.update(f"{name}\0".encode() + path.read_bytes())
-    return digest.hexdigest()
-
-
-def certificate_problem(path: Path = CERTIFICATE) -> str:
-    """Why a verdict may not rest on this certificate; empty when it may."""
-    again = "run `make certify`"
-    try:
-        certificate = json.loads(path.read_text(encoding="utf-8"))
-        outcomes = [Outcome(**row) for row in certificate["faults"]]
-        expected = {str(name) for name in certificate["expected"]}
-    except OSError:
-        return f"there is no sensitivity certificate at {path}; {again}"
-    except (ValueError, KeyError, TypeError) as error:
-        return f"{path} is no certificate ({error!r}); {again}"
-    if certificate.get("schema") != SCHEMA or certificate.get("code") != harness_code():
-        return f"the sensitivity certificate is of another harness than this one; {again}"
-    missing = sorted(expected - {outcome.id for outcome in outcomes})
-    if missing:
-        return f"the sensitivity certificate lacks {len(missing)} faults, first {missing[0]}; {again}"
-    flagged = [outcome.id for outcome in outcomes if outcome.flagged]
-    if flagged:
-        return f"harmless differences are flagged: {', '.join(flagged)}"
-    return ""
 
 
 def checks() -> Sequence[tuple[str, str, Any]]:
@@ -231,6 +189,7 @@ def _write(
     certificate = {
         "schema": SCHEMA,
         "code": code,
+        "files": harness_files(),
         "expected": [*expected],
         "unrealisable": {id: row["reason"] for id, row in unrealisable.items()},
         "summary": summary(done.values()),

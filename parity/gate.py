@@ -65,6 +65,11 @@ def judge_tensors(cases: Sequence[CaseResult]) -> Judgement:
     return verdict
 
 
+def judge_harness(problem: str) -> Judgement:
+    """A harness that has not been shown to see mistakes cannot clear anything; ``problem`` is the certificate's, if any."""
+    return Judgement("inconclusive", (problem,)) if problem else Judgement("pass")
+
+
 def _judge_case(case: CaseResult) -> Judgement:
     if case.problem:
         return Judgement("inconclusive", (f"{case.name}: {case.problem}",))

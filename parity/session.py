@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 import numpy as np
@@ -27,11 +27,12 @@ from parity.capture.native import NativeRun, capture, injected_noise
 from parity.capture.reference import Checkpoint, ReferenceCache, ReferenceUnavailable, reference_replay
 from parity.capture.replay import Replayer
 from parity.cases import Case
+from parity.certificate import certificate_problem, certificate_summary, named_certificate
 from parity.details import collect_details, worth_showing
 from parity.fidelity_evidence import Evidence, evidence_for
 from parity.fidelity_policy import read_policy
 from parity.fidelity_shown import Shown
-from parity.gate import Judgement, TensorPolicy, judge_tensors, load_policy, write_verdict
+from parity.gate import Judgement, TensorPolicy, judge_harness, judge_tensors, load_policy, write_verdict
 from parity.gate_check import code_files
 from parity.localise import failing, first_guilty
 from parity.measure_case import Array, end_to_end, measure_pairs
@@ -41,6 +42,9 @@ from parity.results import SCHEMA, CaseResult, case_to_json, write_json
 from parity.sites import component_of, recorded
 from parity.taps import sites_of
 from parity.trace import Trace, TraceError, file_sha256
+
+if TYPE_CHECKING:
+    from parity.search import Search
 
 
 @dataclass
@@ -55,10 +59,15 @@ class Session:
     bounds: Bounds = field(default_factory=lambda: load_bounds("float32"))
     cases: list[CaseResult] = field(default_factory=list)
     shown: Shown | None = None  # prompts made in this run, for the page
+    certificate: Path = field(default_factory=named_certificate)
 
     def native_checkpoint(self) -> NativeCheckpoint:
         paths = self.checkpoint
         return NativeCheckpoint.open(str(paths.model), str(paths.gemma), str(paths.upsampler) if paths.upsampler else None)
+
+    def manifest(self) -> dict[str, Any]:
+        """What a native trace says of its run."""
+        return {"dtype": "float32", "device": str(mx.default_device()), "commit": provenance.commit()}
 
     def compare(self, case: Case, sites: Sequence[str] = ()) -> CaseResult:
         """Compare one case at these sites (globs; all when empty); what makes it impossible becomes its ``problem``."""
@@ -76,12 +85,11 @@ class Session:
         captured = time.perf_counter()
         self._say(f"{case.name}: native …")
         folder = self.output / case.name
-        manifest = {"dtype": "float32", "device": str(mx.default_device()), "commit": provenance.commit()}
-        native = capture(self.native_checkpoint(), case, injected_noise(reference), folder / "native-trace", manifest)
+        native = capture(self.native_checkpoint(), case, injected_noise(reference), folder / "native-trace", self.manifest())
         ran = time.perf_counter()
         self._say(f"{case.name}: comparing …")
         alignment = align(reference.records, recorded(native.trace.records, sites), case.mode)
-        replayer = Replayer(native.modules, reference, functions=self._functions())
+        replayer = Replayer(native.modules, reference, functions=self.functions())
         rows = measure_pairs(alignment, reference, native.trace, replayer)
         result = CaseResult(
             name=case.name,
@@ -104,6 +112,13 @@ class Session:
         wanted = worth_showing(rows, failed, self.bounds, result.finding)
         details = collect_details(rows, wanted, alignment, reference, native.trace, replayer)
         return replace(result, failed=failed, details=tuple(details))
+
+    def search(self, case: Case) -> Search:
+        """Find the first guilty module in two passes that keep no run's tensors; writes search.json and no verdict."""
+        from parity.search import search
+
+        self._say(f"{case.name}: sketches …")
+        return search(self, case)
 
     def compare_bfloat16(self, case: Case, steps: Sequence[int]) -> CaseResult:
         """Every module in bfloat16 on the float32 run's inputs, against what the reference itself loses there."""
@@ -135,7 +150,8 @@ class Session:
         self.cases.append(result)
         return result
 
-    def _functions(self) -> Functions:
+    def functions(self) -> Functions:
+        """Native functions between the modules, for a replay."""
         checkpoint = self.native_checkpoint()
         with Models(checkpoint, mx.float32).use("tokenizer") as tokenizer:
             return Functions(tokenizer, checkpoint.config.audio_vae)
@@ -156,7 +172,7 @@ class Session:
             judgement = judgement.join(Judgement("inconclusive", (str(error),)))
             fingerprints = current_fingerprints("")
         fidelity = evidence_for(self.checkpoint.model, fingerprints, read_policy()).with_shown(self.shown)
-        judgement = judgement.join(fidelity.judgement)
+        judgement = judgement.join(fidelity.judgement).join(judge_harness(certificate_problem(self.certificate)))
         verdict = verdict or self.output / "verdict.json"
         results = self.output / "results.json"
         write_json(
@@ -169,6 +185,7 @@ class Session:
                 "policy": vars(self.policy),
                 "cases": [case_to_json(case, self.bounds) for case in self.cases],
                 **({"fidelity": fidelity.content} if fidelity.content else {}),
+                "certificate": certificate_summary(self.certificate),
                 "departures": for_report(self.output.parent / "arbitration" / "arbitration.json"),
             },
         )

@@ -162,6 +162,12 @@ def to_native_layout(site: str, array: Array) -> Array:
     return array if moves is None else np.transpose(array, moves)
 
 
+def to_reference_layout(site: str, array: Array) -> Array:
+    """Move a native tensor's axes to where the reference has them."""
+    moves = AXIS_MOVES.get(component_of(site), {}).get(array.ndim)
+    return array if moves is None else np.transpose(array, np.argsort(moves))
+
+
 def mask_key(key: Key) -> Key | None:
     """The record whose input `attention_mask` tells which tokens of this site are valid (None: all are)."""
     if component_of(key.site) != "gemma":

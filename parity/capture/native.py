@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,11 @@ from parity.capture.reference import Checkpoint
 from parity.capture.tree import arrays_in, to_tree
 from parity.cases import Case
 from parity.sites import component_of
+from parity.sketch import sketching
 from parity.taps import Taps, call_name
 from parity.trace import Trace, TraceWriter, Tree
+from reference_bridge.adapters.official.sites import OWN_OUTPUTS
+from reference_bridge.probe import WHOLE
 
 Array = npt.NDArray[Any]
 Modules = dict[tuple[str, str], nn.Module]  # by (stage, site)
@@ -52,8 +56,10 @@ class NativeRecorder:
 
     writer: TraceWriter
     modules: Modules = field(default_factory=dict)
+    sketch: bool = False  # outputs as sketches, inputs not at all, as the probe does
     stage: str = "stage_1"
     step: int | None = None
+    _mask: Array | None = None  # valid tokens of Gemma
     _forwards: int = 0
     _pending: list[tuple[str, str, Mapping[str, Any], Any]] = field(default_factory=list)
     _waiting: list[_Call] = field(default_factory=list)
@@ -72,14 +78,23 @@ class NativeRecorder:
     def flush(self) -> None:
         """Evaluate and store what the calls since the last flush gave; only now is anything computed for the record."""
         mx.eval([array for _, _, inputs, output in self._pending for array in arrays_in((dict(inputs), output))])
-        store = self.writer.store
+        for site, _, inputs, _ in self._pending:
+            if site == "gemma" and inputs.get("attention_mask") is not None:
+                self._mask = np.array(inputs["attention_mask"])
         for site, type_name, inputs, output in self._pending:
-            trees = {name: to_tree(value, store) for name, value in inputs.items()}
+            trees = {} if self.sketch else {name: to_tree(value, self.writer.store) for name, value in inputs.items()}
+            store = self._store(site)
+            output = OWN_OUTPUTS[type_name](output) if self.sketch and type_name in OWN_OUTPUTS else output
             step = self.step if component_of(site) == "transformer" else None
             self._waiting.append(_Call(site, type_name, step, self._forwards, trees, to_tree(output, store)))
         self._pending.clear()
         if self.step is None:
             self._write(())
+
+    def _store(self, site: str) -> Callable[[Array, str], dict[str, Any]]:
+        if not self.sketch or any(fnmatchcase(site, pattern) for pattern in WHOLE):
+            return self.writer.store
+        return sketching(self.writer, site, self._mask if component_of(site) == "gemma" else None)
 
     def _write(self, passes: tuple[str, ...]) -> None:
         for call in self._waiting:
@@ -105,7 +120,7 @@ class NativeRecorder:
 
     def value(self, site: str, output: Any, guidance_pass: str | None = None, kind: str = "function") -> None:
         mx.eval(arrays_in(output))
-        tree = to_tree(output, self.writer.store)
+        tree = to_tree(output, self._store(site))
         self.writer.append(site, tree, kind=kind, stage=self.stage, step=self.step, guidance_pass=guidance_pass)
 
     def _on_tokens(self, stage: Stage) -> None:
@@ -229,14 +244,16 @@ def injected_noise(reference: Trace) -> Noise:
     return Noise(draws.pop(0, None), draws.pop(1, None), draws)
 
 
-def capture(checkpoint: NativeCheckpoint, case: Case, noise: Noise, folder: Path, manifest: Mapping[str, Any]) -> NativeRun:
+def capture(
+    checkpoint: NativeCheckpoint, case: Case, noise: Noise, folder: Path, manifest: Mapping[str, Any], sketch: bool = False
+) -> NativeRun:
     """Run a case with every module tapped; the modules stay loaded for the replay that follows."""
     request = request_of(case)
     request.validate()
     frames: list[Array] = []
     waveform, sample_rate = np.zeros((2, 0), np.float32), 0
     with TraceWriter(folder, {"side": "native", "engine": "native", **manifest}) as writer:
-        recorder = NativeRecorder(writer)
+        recorder = NativeRecorder(writer, sketch=sketch)
         taps = Taps(recorder.on_call)
         models = Models(checkpoint, mx.float32, keep=True, on_load=taps.add)
         try:

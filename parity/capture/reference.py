@@ -129,8 +129,8 @@ class ReferenceCache:
 
     folder: Path
 
-    def key(self, case: Case, checkpoint: Checkpoint, sites: Sequence[str]) -> str:
-        content = [reference_fingerprint(), checkpoint.digest(), case.digest(), *sites]
+    def key(self, case: Case, checkpoint: Checkpoint, sites: Sequence[str], sketch: bool = False) -> str:
+        content = [reference_fingerprint(), checkpoint.digest(), case.digest(), *sites, *(["sketch"] if sketch else [])]
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:32]
 
     def entries(self) -> list[dict[str, Any]]:
@@ -155,8 +155,17 @@ class ReferenceCache:
 
         Raises `ReferenceUnavailable` when the reference cannot be run; a damaged entry is thrown away and made again.
         """
+        return self._capture(case, checkpoint, sites, quiet, sketch=False)
+
+    def sketches(self, case: Case, checkpoint: Checkpoint, sites: Sequence[str] = (), quiet: bool = True) -> Trace:
+        """The same, with sketches of outputs in place of tensors."""
+        return self._capture(case, checkpoint, sites, quiet, sketch=True)[0]
+
+    def _capture(
+        self, case: Case, checkpoint: Checkpoint, sites: Sequence[str], quiet: bool, sketch: bool
+    ) -> tuple[Trace, Path]:
         reference_python()  # a cached capture of a reference that is gone is no evidence about it
-        entry = self.folder / self.key(case, checkpoint, sites)
+        entry = self.folder / self.key(case, checkpoint, sites, sketch)
         if entry.is_dir():
             try:
                 return Trace(entry / "trace"), entry / "video.mp4"
@@ -168,7 +177,7 @@ class ReferenceCache:
             making.mkdir()
             arguments = [*arguments_of(case, checkpoint), f"--output={making / 'video.mp4'}", f"--trace={making / 'trace'}"]
             arguments += [f"--sites={site}" for site in sites]
-            run_official([*arguments, "--quiet"], quiet)
+            run_official([*arguments, *(["--sketch"] if sketch else []), "--quiet"], quiet)
             try:
                 Trace(making / "trace")
             except TraceError as error:

@@ -20,6 +20,7 @@ from parity.checkpoints import cache_folder
 from parity.gate import Judgement
 from parity.plugin import Parity
 from parity.session import Session
+from parity.suites.certificates import write_certificate
 
 
 def choose(checkpoint: Checkpoint, verdict: Path) -> Choice:
@@ -41,7 +42,8 @@ def cache() -> ReferenceCache:
 @pytest.fixture(scope="module")
 def healthy(checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A verdict that lets native serve."""
-    session = Session(checkpoint, tmp_path_factory.mktemp("healthy"), cache())
+    folder = tmp_path_factory.mktemp("healthy")
+    session = Session(checkpoint, folder, cache(), certificate=write_certificate(folder / "certificate.json"))
     result = session.compare(T2V_SQUARE)
     assert session.finish(page=False)["verdict"] == "pass", result.finding
     return session.output / "verdict.json"

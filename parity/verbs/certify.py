@@ -7,10 +7,11 @@ import json
 from pathlib import Path
 
 from parity import certify
+from parity.certificate import CERTIFICATE
 
 
 def add_arguments(verb: argparse.ArgumentParser) -> None:
-    verb.add_argument("-o", "--output", type=Path, default=certify.CERTIFICATE, help="the certificate, kept up fault by fault")
+    verb.add_argument("-o", "--output", type=Path, default=CERTIFICATE, help="the certificate, kept up fault by fault")
     verb.add_argument(
         "--only", nargs="+", default=[], metavar="ID", help="these faults only; others keep what was found before"
     )

@@ -6,17 +6,25 @@ import argparse
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from parity.results import CaseResult
 from parity.verbs.common import REPORTS, STATUS, add_request_arguments, case_of, checkpoint_of, reference_cache, show
 from parity.verbs.stream import add_stream_arguments
 from parity.verbs.stream import run as run_streamed
 
+if TYPE_CHECKING:
+    from parity.cases import Case
+    from parity.session import Session
+
 
 def add_arguments(verb: argparse.ArgumentParser) -> None:
     add_request_arguments(verb)
     verb.add_argument("-o", "--output", type=Path, default=REPORTS / "compare", help="folder for results, page and media")
     verb.add_argument("--bfloat16", action="store_true", help="judge every module in bfloat16, too")
+    verb.add_argument(
+        "--sketch", action="store_true", help="find the first wrong module by sketches: no tensors kept, no verdict"
+    )
     add_stream_arguments(verb)
 
 
@@ -28,6 +36,8 @@ def run(args: argparse.Namespace) -> int:
 
     case = case_of(args)
     session = Session(checkpoint_of(args), args.output, reference_cache(), quiet=args.quiet)
+    if args.sketch:
+        return _search(args, session, case)
     result = session.compare(case)
     if args.bfloat16:
         session.compare_bfloat16(case, (0, case.steps - 1))
@@ -40,6 +50,21 @@ def run(args: argparse.Namespace) -> int:
     }
     show(args, found, _next_step(args.output, verdict["verdict"], session.cases))
     return STATUS[verdict["verdict"]]
+
+
+def _search(args: argparse.Namespace, session: Session, case: Case) -> int:
+    """Status 0 when no site differs along the run by more than a module may, else 1."""
+    found = session.search(case)
+    site = found.finding.key.site if found.finding else None
+    shown = {
+        "guilty": found.guilty,
+        "module": site,
+        "sentence": found.sentence(),
+        "coverage": found.coverage.sentence(),
+        "rows": str(args.output / "search.json"),
+    }
+    show(args, shown, shlex.join(["parity", "explain", site]) if site else "parity compare")
+    return STATUS["fail" if found.found else "pass"]
 
 
 def _next_step(output: Path, verdict: str, cases: Sequence[CaseResult]) -> str:

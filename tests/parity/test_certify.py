@@ -1,16 +1,13 @@
-"""The certificate: when it may be relied on, and checks that need no reference seeing what they are for."""
+"""The certificate's counts, and checks that need no reference seeing what they are for."""
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
-from parity.certify import Outcome, certificate_problem, checks, harness_code, line, summary
+from parity.certify import Outcome, checks, line, summary
 from parity.checks import export, functions, runtime
 from parity.checks.exam import Check, Exam, run_check
 from parity.checks.repeat import repeat_of
@@ -24,41 +21,6 @@ MISPLACED = Outcome(
 MISSED = Outcome("ROP-05", "state", "moderate", "pass", seconds=3.0)
 CONTROL = Outcome("TOK-05", "tokenizer", "none", "pass", seconds=1.0)
 UNSURE = Outcome("QNT-08", "transformer", "none", "inconclusive", "repeat")
-
-
-def _certificate(path: Path, outcomes: list[Outcome], **changes: Any) -> Path:
-    content = {
-        "schema": 1,
-        "code": harness_code(),
-        "expected": [o.id for o in outcomes],
-        "faults": [asdict(o) for o in outcomes],
-    }
-    path.write_text(json.dumps({**content, **changes}))
-    return path
-
-
-def test_a_whole_certificate_of_this_harness_may_be_relied_on(tmp_path: Path) -> None:
-    assert certificate_problem(_certificate(tmp_path / "c.json", [CAUGHT, MISSED, CONTROL, UNSURE])) == ""
-
-
-def test_no_certificate_is_a_problem(tmp_path: Path) -> None:
-    assert "run `make certify`" in certificate_problem(tmp_path / "none.json")
-    (tmp_path / "broken.json").write_text("{")
-    assert "no certificate" in certificate_problem(tmp_path / "broken.json")
-
-
-def test_another_harness_needs_another_certificate(tmp_path: Path) -> None:
-    assert "another harness" in certificate_problem(_certificate(tmp_path / "c.json", [CAUGHT], code="0" * 64))
-
-
-def test_a_certificate_in_part_is_a_problem(tmp_path: Path) -> None:
-    path = _certificate(tmp_path / "c.json", [CAUGHT], expected=["TIM-01", "ROP-05"])
-    assert "lacks 1 faults, first ROP-05" in certificate_problem(path)
-
-
-def test_a_flagged_control_is_a_problem(tmp_path: Path) -> None:
-    flagged = Outcome("TOK-05", "tokenizer", "none", "fail", "replays", "tokenizer", "tokenizer")
-    assert "TOK-05" in certificate_problem(_certificate(tmp_path / "c.json", [CAUGHT, flagged]))
 
 
 def test_the_counts_hide_no_miss() -> None:
