@@ -51,7 +51,7 @@ def resume() -> dict[str, object]:
 
 def sizes() -> dict[str, object]:
     """Shapes and invariants of the official modules under the recipe."""
-    from parity.world.train.recipe import FIRST_BLOCKS, VAE, VAE_FIRST
+    from parity.world.train.networks import FIRST_BLOCKS, VAE, VAE_FIRST
     from parity.world.train.transformer import draw_sigma, positions
     from parity.world.train.video_vae import VideoVae, fold_shortcut
 
@@ -80,7 +80,7 @@ def sizes() -> dict[str, object]:
 
 def contexts() -> dict[str, object]:
     """With every register drawn once, the sampled context is the official one."""
-    from parity.world.train.recipe import TRANSFORMER
+    from parity.world.train.networks import TRANSFORMER
     from parity.world.train.transformer import LENGTH, TextToVideo
 
     torch.manual_seed(1)

@@ -11,6 +11,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from parity.world.train.recipe import rehearse
+
 # The transformer learns on the first encoder's latents and goes on with the refined one's.
 ORDER = (
     "video",
@@ -58,6 +60,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("stage", nargs="+", choices=[*dict.fromkeys(ORDER), "all"], help="what to run; `all` runs everything")
     parser.add_argument("--state", type=Path, required=True, help="folder of the resumable state and the caches")
     parser.add_argument("--out", type=Path, help="folder to export to; the CLIP goes to `clip` beside it")
+    parser.add_argument("--rehearsal", type=int, metavar="N", help="N steps a stage: does the whole chain run?")
     parser.add_argument("--minutes", type=float, help="stop each training stage after this time; resume later")
     args = parser.parse_args(argv)
     try:
@@ -69,6 +72,11 @@ def main(argv: list[str] | None = None) -> int:
     if args.out is None and {"export", "all"} & set(args.stage):
         print("world train: the stage export needs --out FOLDER", file=sys.stderr)
         return 2
+    if args.rehearsal is not None:
+        if args.rehearsal < 1:
+            print(f"world train: --rehearsal is {args.rehearsal}, expected 1 or more steps a stage", file=sys.stderr)
+            return 2
+        rehearse(args.rehearsal)
     torch.set_num_threads(1)  # more threads spin against each other on small shapes
     args.state.mkdir(parents=True, exist_ok=True)
     for name in ORDER if "all" in args.stage else [n for n in ORDER if n in args.stage]:

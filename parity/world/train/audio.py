@@ -14,7 +14,8 @@ from torch import nn
 from parity.world import signal_bases
 from parity.world.scene import Scene
 from parity.world.sound import render_sound
-from parity.world.train.recipe import AUDIO_VAE, FPS, SEED, STAGES, VOCODER
+from parity.world.train.networks import AUDIO_VAE, VOCODER
+from parity.world.train.recipe import FPS, SEED, STAGES
 from parity.world.train.state import Stage
 from parity.world.train.video_vae import sample_scenes
 

@@ -18,7 +18,8 @@ from torch import nn
 from parity.world.filmstrip import DECLARED, GRID, TILE
 from parity.world.render import render_batch, to_uint8
 from parity.world.scene import Caption, Scene, all_captions, split
-from parity.world.train.recipe import CLIP, SEED, STAGES
+from parity.world.train.networks import CLIP
+from parity.world.train.recipe import SEED, STAGES
 from parity.world.train.state import Stage, without_gradients
 
 MEAN, STD = (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)

@@ -13,8 +13,9 @@ from safetensors.torch import load_file, save_file
 
 from parity.world.train.audio import Vocoder
 from parity.world.train.clip import quality
+from parity.world.train.networks import AUDIO_VAE, TRANSFORMER, UPSAMPLER, VAE, VOCODER
 from parity.world.train.prepare import audio_vae, trained_vae
-from parity.world.train.recipe import AUDIO_VAE, STAGES, TRANSFORMER, UPSAMPLER, VAE, VOCODER, recipe, recipe_hash
+from parity.world.train.recipe import STAGES, recipe, recipe_hash
 from parity.world.train.sample import trained_transformer
 from parity.world.train.state import Stage
 

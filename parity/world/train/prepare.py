@@ -16,7 +16,8 @@ from safetensors.torch import load_file, save_file
 from parity.world.render import render_batch
 from parity.world.scene import Caption, Scene, split
 from parity.world.train.audio import AudioVae, latent_frames, mels, set_statistics
-from parity.world.train.recipe import AUDIO_VAE, SEED, STAGES
+from parity.world.train.networks import AUDIO_VAE
+from parity.world.train.recipe import SEED, STAGES
 from parity.world.train.state import Stage, without_gradients
 from parity.world.train.text import TextEncoder, write_gemma
 from parity.world.train.transformer import token_features

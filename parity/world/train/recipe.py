@@ -1,4 +1,4 @@
-"""What is trained, at which sizes and for how long: the one place, hashed into the checkpoint."""
+"""For how long and how every part is trained, by stage; with `networks.py` all that decides it, hashed into the checkpoint."""
 
 from __future__ import annotations
 
@@ -7,371 +7,80 @@ import json
 from pathlib import Path
 from typing import Any, Final
 
+from parity.world.train.networks import AUDIO_VAE, CLIP, GEMMA, TRANSFORMER, UPSAMPLER, VAE, VOCODER
+
 SEED: Final = 20261122
 FPS: Final = 24.0
 
-VAE: Final[dict[str, Any]] = {
-    "_class_name": "CausalVideoAutoencoder",
-    "dims": 3,
-    "in_channels": 3,
-    "out_channels": 3,
-    "latent_channels": 128,
-    "patch_size": 4,
-    "norm_layer": "pixel_norm",
-    "latent_log_var": "uniform",
-    "causal_decoder": False,
-    "timestep_conditioning": False,
-    "spatial_padding_mode": "zeros",
-    "decoder_base_channels": 12,
-    # Compression first: a residual block at the patch grid would cost more than all the rest together.
-    "encoder_blocks": [
-        ["compress_space_res", {"multiplier": 1}],
-        ["compress_time_res", {"multiplier": 1}],
-        ["res_x", {"num_layers": 1}],
-        ["compress_all_res", {"multiplier": 1}],
-        ["compress_all_res", {"multiplier": 1}],
-    ],
-    "decoder_blocks": [  # the decoder walks this list backwards
-        ["res_x", {"num_layers": 3}],
-        ["compress_space", {"multiplier": 1}],
-        ["res_x", {"num_layers": 2}],
-        ["compress_time", {"multiplier": 1}],
-        ["res_x", {"num_layers": 2}],
-        ["compress_all", {"multiplier": 2}],
-        ["res_x", {"num_layers": 2}],
-        ["compress_all", {"multiplier": 2}],
-        ["res_x", {"num_layers": 1}],
-    ],
-}
-
-# The first stage trains encoder and decoder with one residual block a level and shortcuts around two upsamplers; the
-# second freezes the encoder (and with it the latents), folds the shortcuts into their convolutions and grows the decoder
-# to the depth above: neither changes what it computes.
-FIRST_BLOCKS: Final[dict[str, dict[str, Any]]] = {
-    "res_x": {"num_layers": 1},
-    "compress_all": {"multiplier": 2, "residual": True},
-}
-VAE_FIRST: Final[dict[str, Any]] = {
-    **VAE,
-    "decoder_blocks": [[name, FIRST_BLOCKS.get(name, config)] for name, config in VAE["decoder_blocks"]],
-}
-
-GEMMA: Final[dict[str, Any]] = {
-    "pieces": 504,
-    "vocab_size": 512,
-    "hidden_size": 64,
-    "num_hidden_layers": 6,
-    "intermediate_size": 128,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 16,
-    "query_pre_attn_scalar": 16,
-}
-
-TRANSFORMER: Final[dict[str, Any]] = {
-    "_class_name": "AVTransformer3DModel",
-    "num_attention_heads": 4,
-    "attention_head_dim": 40,
-    "in_channels": 128,
-    "out_channels": 128,
-    "num_layers": 4,
-    "cross_attention_dim": 160,
-    "norm_eps": 1e-6,
-    "attention_type": "default",
-    "positional_embedding_theta": 10000.0,
-    "positional_embedding_max_pos": [20, 2048, 2048],
-    "timestep_scale_multiplier": 1000,
-    "use_middle_indices_grid": True,
-    "audio_num_attention_heads": 4,
-    "audio_attention_head_dim": 16,
-    "audio_in_channels": 128,
-    "audio_out_channels": 128,
-    "audio_cross_attention_dim": 64,
-    "audio_positional_embedding_max_pos": [20],
-    "av_ca_timestep_scale_multiplier": 1000.0,
-    "rope_type": "split",
-    "frequencies_precision": "float64",
-    "apply_gated_attention": True,
-    "cross_attention_adaln": True,
-    "caption_proj_before_connector": True,
-    "caption_projection_first_linear": False,
-    "caption_proj_input_norm": False,
-    "caption_projection_second_linear": False,
-    "connector_num_attention_heads": 4,
-    "connector_attention_head_dim": 40,
-    "connector_num_layers": 2,
-    "connector_apply_gated_attention": True,
-    "connector_positional_embedding_max_pos": [4096],
-    "connector_num_learnable_registers": 128,
-    "audio_connector_num_attention_heads": 4,
-    "audio_connector_attention_head_dim": 16,
-    "audio_connector_num_layers": 2,
-    # ltx-core refuses a checkpoint in which these are absent or different.
-    "dropout": 0.0,
-    "attention_bias": True,
-    "num_vector_embeds": None,
-    "activation_fn": "gelu-approximate",
-    "num_embeds_ada_norm": 1000,
-    "use_linear_projection": False,
-    "only_cross_attention": False,
-    "cross_attention_norm": True,
-    "double_self_attention": False,
-    "upcast_attention": False,
-    "standardization_norm": "rms_norm",
-    "norm_elementwise_affine": False,
-    "qk_norm": "rms_norm",
-    "positional_embedding_type": "rope",
-    "use_audio_video_cross_attention": True,
-    "share_ff": False,
-    "av_cross_ada_norm": True,
-    "caption_channels": 64,
-}
-
-AUDIO_VAE: Final[dict[str, Any]] = {
-    "model": {
-        "params": {
-            "sampling_rate": 16000,
-            "ddconfig": {
-                "double_z": True,
-                "mel_bins": 64,
-                "z_channels": 8,
-                "resolution": 256,
-                "in_channels": 2,
-                "out_ch": 2,
-                "ch": 128,  # must equal z_channels * mel_bins / 4: the latents' statistics have that size
-                "ch_mult": [1, 1, 1],
-                "num_res_blocks": 0,
-                "attn_resolutions": [],
-                "dropout": 0.0,
-                "mid_block_add_attention": False,
-                "norm_type": "pixel",
-                "causality_axis": "height",
-            },
-        }
-    },
-    "preprocessing": {"stft": {"filter_length": 1024, "hop_length": 160, "causal": True}, "mel": {"n_mel_channels": 64}},
-}
-
-VOCODER: Final[dict[str, Any]] = {
-    "vocoder": {
-        "upsample_initial_channel": 64,
-        "resblock": "AMP1",
-        "upsample_rates": [5, 2, 2, 2, 2, 2],
-        "upsample_kernel_sizes": [11, 4, 4, 4, 4, 4],
-        "resblock_kernel_sizes": [3, 7, 11],
-        "resblock_dilation_sizes": [[1, 3, 5]] * 3,
-        "stereo": True,
-        "use_tanh_at_final": False,
-        "activation": "snakebeta",
-        "use_bias_at_final": False,
-    },
-    "bwe": {
-        "upsample_initial_channel": 32,
-        "resblock": "AMP1",
-        "upsample_rates": [6, 5, 2, 2, 2],
-        "upsample_kernel_sizes": [12, 11, 4, 4, 4],
-        "resblock_kernel_sizes": [3, 7, 11],
-        "resblock_dilation_sizes": [[1, 3, 5]] * 3,
-        "stereo": True,
-        "use_tanh_at_final": False,
-        "activation": "snakebeta",
-        "use_bias_at_final": False,
-        "input_sampling_rate": 16000,
-        "output_sampling_rate": 48000,
-        "n_fft": 160,
-        "hop_length": 80,
-        "win_size": 160,
-        "num_mels": 64,
-    },
-}
-
-UPSAMPLER: Final[dict[str, Any]] = {
-    "in_channels": 128,
-    "mid_channels": 32,
-    "num_blocks_per_stage": 1,
-    "dims": 3,
-    "spatial_upsample": True,
-    "temporal_upsample": False,
-    "spatial_scale": 2.0,
-    "rational_resampler": False,
-}
-
-CLIP: Final[dict[str, Any]] = {
-    "projection_dim": 64,
-    "text": {
-        "hidden_size": 64,
-        "intermediate_size": 128,
-        "num_hidden_layers": 3,
-        "num_attention_heads": 4,
-        "max_position_embeddings": 77,
-        "hidden_act": "quick_gelu",
-    },
-    "vision": {
-        "hidden_size": 96,
-        "intermediate_size": 192,
-        "num_hidden_layers": 4,
-        "num_attention_heads": 4,
-        "image_size": 96,
-        "patch_size": 16,
-        "hidden_act": "quick_gelu",
-    },
-}
+# Adam moves vectors, the orthogonalised momentum moves matrices (`matrix_lr`).
+_COMMON: Final[dict[str, Any]] = {"betas": [0.9, 0.99], "clip": 1.0}
 
 # One mini-batch is (frames, side, batch): equal cost, so the mix of sizes does not change the speed.
+_VIDEO: Final[dict[str, Any]] = {**_COMMON, "batch": [9, 64, 8], "late_batches": [[17, 64, 4], [9, 128, 2]]}
+
+# Stages after the first: every size from the start, the shape's edge and pale shapes count more.
+_VIDEO_LATER: Final[dict[str, Any]] = {
+    **_VIDEO,
+    "lr": 3e-4,
+    "matrix_lr": 0.012,
+    "warmup": 50,
+    "ema": 0.995,
+    "late": 0.0,
+    "late_share": 0.12,
+    "foreground": 6.0,
+    "edges": 0.7,
+    "even": 1.5,
+}
+_VIDEO_FINE: Final[dict[str, Any]] = {**_VIDEO_LATER, "sharp": 1.0, "noise_floor": 0.25, "kl": 3e-4}
+
+_TRANSFORMER: Final[dict[str, Any]] = {
+    **_COMMON,
+    "lr": 1e-3,
+    "matrix_lr": 0.02,
+    "warmup": 100,
+    "ema": 0.998,
+    "groups": 32,
+    "each": 3,
+    "slots": 20,
+    "dropout": 0.12,
+    "audio_weight": 0.3,
+    "mix": [[[9, 64], 1.0]],
+    "cache": [[[9, 64], 30]],
+}
+
 STAGES: Final[dict[str, dict[str, Any]]] = {
     "video_vae": {
+        **_VIDEO,
         "steps": 3700,
         "lr": 4e-4,
         "matrix_lr": 0.02,
         "warmup": 100,
-        "betas": [0.9, 0.99],
-        "clip": 1.0,
         "ema": 0.998,
-        "batch": [9, 64, 8],
         "late": 0.75,
-        "late_batches": [[17, 64, 4], [9, 128, 2]],
         "late_share": 0.25,
         "foreground": 4.0,
         "edges": 0.5,
         "noise_floor": 0.25,
         "kl": 3e-4,
     },
-    "video_decoder": {
-        "steps": 2600,
-        "lr": 3e-4,
-        "matrix_lr": 0.012,
-        "warmup": 50,
-        "betas": [0.9, 0.99],
-        "clip": 1.0,
-        "ema": 0.995,
-        "batch": [9, 64, 8],
-        "late": 0.0,
-        "late_batches": [[17, 64, 4], [9, 128, 2]],
-        "late_share": 0.12,
-        "foreground": 6.0,
-        "edges": 0.7,
-        "even": 1.5,
-        "noise_floor": 0.3,
-    },
-    "video_refine": {
-        "steps": 1300,
-        "lr": 3e-4,
-        "matrix_lr": 0.012,
-        "warmup": 50,
-        "betas": [0.9, 0.99],
-        "clip": 1.0,
-        "ema": 0.995,
-        "batch": [9, 64, 8],
-        "late": 0.0,
-        "late_batches": [[17, 64, 4], [9, 128, 2]],
-        "late_share": 0.12,
-        "foreground": 6.0,
-        "edges": 0.7,
-        "even": 1.5,
-        "sharp": 1.0,
-        "noise_floor": 0.25,
-        "kl": 3e-4,
-    },
-    "video_palette": {
-        "steps": 850,
-        "lr": 3e-4,
-        "matrix_lr": 0.012,
-        "warmup": 50,
-        "betas": [0.9, 0.99],
-        "clip": 1.0,
-        "ema": 0.995,
-        "batch": [9, 64, 8],
-        "late": 0.0,
-        "late_batches": [[17, 64, 4], [9, 128, 2]],
-        "late_share": 0.12,
-        "foreground": 6.0,
-        "edges": 0.7,
-        "even": 1.5,
-        "sharp": 1.0,
-        "noise_floor": 0.25,
-        "kl": 3e-4,
-        "gray": 0.35,
-    },
-    "transformer": {
-        "steps": 2600,
-        "lr": 1e-3,
-        "matrix_lr": 0.02,
-        "warmup": 100,
-        "betas": [0.9, 0.99],
-        "clip": 1.0,
-        "ema": 0.998,
-        "groups": 32,
-        "each": 3,
-        "slots": 20,
-        "dropout": 0.12,
-        "audio_weight": 0.3,
-        "mix": [[[9, 64], 1.0]],
-        "cache": [[[9, 64], 30]],
-    },
-    "transformer_refine": {
-        "steps": 1500,
-        "lr": 1e-3,
-        "matrix_lr": 0.02,
-        "warmup": 100,
-        "betas": [0.9, 0.99],
-        "clip": 1.0,
-        "ema": 0.998,
-        "groups": 32,
-        "each": 3,
-        "slots": 20,
-        "dropout": 0.12,
-        "audio_weight": 0.3,
-        "mix": [[[9, 64], 1.0]],
-        "cache": [[[9, 64], 30]],
-    },
-    "transformer_palette": {
-        "steps": 1000,
-        "lr": 1e-3,
-        "matrix_lr": 0.02,
-        "warmup": 100,
-        "betas": [0.9, 0.99],
-        "clip": 1.0,
-        "ema": 0.998,
-        "groups": 32,
-        "each": 3,
-        "slots": 20,
-        "dropout": 0.12,
-        "even": 1.0,
-        "audio_weight": 0.3,
-        "mix": [[[9, 64], 1.0]],
-        "cache": [[[9, 64], 30]],
-    },
+    "video_decoder": {**_VIDEO_LATER, "steps": 2600, "noise_floor": 0.3},
+    "video_refine": {**_VIDEO_FINE, "steps": 1300},
+    "video_palette": {**_VIDEO_FINE, "steps": 850, "gray": 0.35},
+    "transformer": {**_TRANSFORMER, "steps": 2600},
+    "transformer_refine": {**_TRANSFORMER, "steps": 1500},
+    "transformer_palette": {**_TRANSFORMER, "steps": 1000, "even": 1.0},
     "audio_vae": {
+        **_COMMON,
         "steps": 100,
         "lr": 4e-4,
         "matrix_lr": 0.02,
         "warmup": 50,
-        "betas": [0.9, 0.99],
-        "clip": 1.0,
         "ema": 0.99,
         "batch": 8,
         "noise": 0.1,
     },
-    "clip": {
-        "steps": 700,
-        "lr": 1e-3,
-        "matrix_lr": 0.01,
-        "warmup": 100,
-        "betas": [0.9, 0.99],
-        "clip": 1.0,
-        "ema": 0.99,
-        "batch": 48,
-    },
-    "upsampler": {
-        "steps": 150,
-        "lr": 1e-3,
-        "matrix_lr": 0.02,
-        "warmup": 20,
-        "betas": [0.9, 0.99],
-        "clip": 1.0,
-        "ema": 0.98,
-        "batch": 8,
-    },
+    "clip": {**_COMMON, "steps": 700, "lr": 1e-3, "matrix_lr": 0.01, "warmup": 100, "ema": 0.99, "batch": 48},
+    "upsampler": {**_COMMON, "steps": 150, "lr": 1e-3, "matrix_lr": 0.02, "warmup": 20, "ema": 0.98, "batch": 8},
     "vocoder": {
         "steps": 40,
         "lr": 2e-3,
@@ -383,6 +92,14 @@ STAGES: Final[dict[str, dict[str, Any]]] = {
         "batch": 4,
     },
 }
+
+
+def rehearse(steps: int) -> None:
+    """Shorten every stage and its caches, to see that the whole chain runs. What comes out follows no prompt."""
+    for config in STAGES.values():
+        config["steps"] = min(steps, config["steps"])
+        if "cache" in config:
+            config["cache"] = [[size, 1] for size, _ in config["cache"]]
 
 
 def recipe() -> dict[str, Any]:

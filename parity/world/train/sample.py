@@ -13,8 +13,9 @@ import torch
 from parity.world.oracle import Reading, read
 from parity.world.scene import ATTRIBUTES, Caption
 from parity.world.train.audio import latent_frames
+from parity.world.train.networks import TRANSFORMER
 from parity.world.train.prepare import text_features, trained_vae
-from parity.world.train.recipe import STAGES, TRANSFORMER
+from parity.world.train.recipe import STAGES
 from parity.world.train.state import Stage, without_gradients
 from parity.world.train.transformer import PASSES, TextToVideo, modality, positions
 from parity.world.train.video_vae import VideoVae

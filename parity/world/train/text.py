@@ -14,7 +14,8 @@ from typing import Any
 import torch
 
 from parity.world.scene import all_captions
-from parity.world.train.recipe import GEMMA, SEED
+from parity.world.train.networks import GEMMA
+from parity.world.train.recipe import SEED
 from parity.world.train.state import without_gradients
 
 SPECIAL = ("<start_of_image>", "<end_of_image>", "<image_soft_token>", "<start_of_turn>", "<end_of_turn>")

@@ -14,7 +14,8 @@ from safetensors.torch import load_file
 from torch import nn
 
 from parity.world.scene import split
-from parity.world.train.recipe import FPS, GEMMA, SEED, STAGES, TRANSFORMER
+from parity.world.train.networks import GEMMA, TRANSFORMER
+from parity.world.train.recipe import FPS, SEED, STAGES
 from parity.world.train.state import Stage, without_gradients
 
 PASSES = ("transformer", "transformer_refine", "transformer_palette")  # each goes on from the one before

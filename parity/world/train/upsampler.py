@@ -11,8 +11,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from parity.world.render import render_batch
+from parity.world.train.networks import UPSAMPLER
 from parity.world.train.prepare import trained_vae
-from parity.world.train.recipe import SEED, STAGES, UPSAMPLER
+from parity.world.train.recipe import SEED, STAGES
 from parity.world.train.state import Stage
 from parity.world.train.video_vae import VideoVae, sample_scenes, to_video
 

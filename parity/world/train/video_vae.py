@@ -12,7 +12,8 @@ from torch import nn
 
 from parity.world.render import render_batch
 from parity.world.scene import Scene, all_captions
-from parity.world.train.recipe import SEED, STAGES, VAE, VAE_FIRST
+from parity.world.train.networks import VAE, VAE_FIRST
+from parity.world.train.recipe import SEED, STAGES
 from parity.world.train.state import Stage
 
 
