@@ -20,11 +20,16 @@ def cache_folder() -> Path:
 
 
 def tiny() -> Checkpoint:
-    """The tiny random checkpoint, made when it is not there or when the code that makes it has changed."""
+    """The tiny random checkpoint: what a comparison takes when none is named."""
+    return made("tiny")
+
+
+def made(preset: str) -> Checkpoint:
+    """A random checkpoint (`tiny` or `mid`), made when it is not there or when the code that makes it has changed."""
     sources = (layout, presets, random_checkpoint, signal_bases, tokenizer_files)
     digest = hashlib.sha256(b"".join(Path(str(module.__file__)).read_bytes() for module in sources)).hexdigest()[:12]
-    folder = cache_folder() / f"tiny-{digest}"
-    found = paths(folder) if folder.is_dir() else write_checkpoint(folder)
+    folder = cache_folder() / f"{preset}-{digest}"
+    found = paths(folder) if folder.is_dir() else write_checkpoint(folder, name=preset, split=preset == "tiny")
     return Checkpoint(found["model"], found["gemma"], found["upsampler"])
 
 

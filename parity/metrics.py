@@ -95,16 +95,20 @@ def _pieces(
             native, reference = native[keep], reference[keep]
         if native.size:
             yield _flat(native, dtype), _flat(reference, dtype)
-    elif native.shape[0] == 1:
-        # A mask of one axis is all true or all false here, and is gone.
-        yield from _pieces(native[0], reference[0], None if keep is None else keep[0], dtype)
+        return
+    if keep is None and not reference.flags.c_contiguous:
+        # Numbers do not depend on the order of axes: take the one in which the reference lies in memory.
+        order = sorted(range(reference.ndim), key=lambda i: -abs(reference.strides[i]))
+        native, reference = native.transpose(order), reference.transpose(order)
+    if keep is None and native.flags.c_contiguous and reference.flags.c_contiguous:
+        native, reference, step, axis = native.reshape(-1), reference.reshape(-1), _CHUNK, 0
     else:
-        if keep is None and native.flags.c_contiguous and reference.flags.c_contiguous:
-            native, reference = native.reshape(-1), reference.reshape(-1)
-        step = max(1, _CHUNK // (native.size // native.shape[0]))
-        for start in range(0, native.shape[0], step):
-            part = slice(start, start + step)
-            yield from _pieces(native[part], reference[part], None if keep is None else keep[part], dtype)
+        # Halves of the longest axis end in boxes that are long along each side's fast axis.
+        axis = int(np.argmax(native.shape))
+        step = (native.shape[axis] + 1) // 2
+    for start in range(0, native.shape[axis], step):
+        part = (slice(None),) * axis + (slice(start, start + step),)
+        yield from _pieces(native[part], reference[part], keep[part] if keep is not None and axis < keep.ndim else keep, dtype)
 
 
 def _flat(array: Array, dtype: type[np.floating[Any]]) -> Array:

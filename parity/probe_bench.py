@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from parity.bench import official_step
+from parity.bench.probed import official_step
 from parity.capture.reference import Checkpoint, ReferenceUnavailable
 from parity.cases import T2V_SQUARE, Case
 from parity.checkpoints import tiny

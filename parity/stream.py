@@ -9,8 +9,6 @@ its bound is run once more with every module in it recorded, which names the mod
 from __future__ import annotations
 
 import json
-import resource
-import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -38,6 +36,7 @@ from parity.results import SCHEMA, CaseResult, EndToEnd, case_to_json, write_jso
 from parity.sites import skip_rule
 from parity.taps import sites_of
 from parity.trace import Key, Record, Trace
+from reference_bridge.adapters.service import timed, usage
 
 Array = npt.NDArray[Any]
 Tensors = Mapping[str, Array]
@@ -148,7 +147,7 @@ class Stream:
         if self.request.plant is not None and self.request.plant[1] == number:
             PLANTS[self.request.plant[0]](block)
         official.send("block", index=number, weights=weights, output=output)
-        local, spent = native.timed(partial(native.run_block, block, self.reference, self.perturbations))
+        local, spent = timed(partial(native.run_block, block, self.reference, self.perturbations))
         given = native.tokens_of(self.own)
         total = native.run_block(block, self.own, self.perturbations) if self.request.own_run else None
         answer = official.answer()
@@ -248,7 +247,7 @@ def compare_streamed(
             streaming.run(theirs)
     case = streaming.result()
     judgement = judge_tensors([case])
-    peaks = {"native": peak_bytes(), "reference": theirs.peak_bytes}
+    peaks = {"native": usage()["peak_bytes"], "reference": theirs.peak_bytes}
     found = StreamResult(case, judgement, peaks, streaming.seconds, streaming.tokens)
     if output is not None:
         _write(found, output, bounds)
@@ -275,12 +274,6 @@ def recorded_inputs(request: StreamRequest, number: int) -> tuple[dict[str, Arra
         named |= {f"{modality}.{path}": trace.tensor(leaf) for path, leaf in native.tensor_leaves(record.inputs[modality])}
     perturbations = Replayer({}, trace).value(record.inputs["perturbations"], record.key.site, (record.type, "perturbations"))
     return named, native.described(perturbations), perturbations
-
-
-def peak_bytes() -> int:
-    """Peak resident bytes of this process."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
 
 
 def parse_blocks(text: str) -> tuple[int, ...]:

@@ -51,8 +51,11 @@ class Taps:
         self._on_call = on_call
         self._swapped: list[tuple[nn.Module, type]] = []
 
-    def add(self, component: str, root: nn.Module) -> None:
+    def add(self, component: str, root: nn.Module, wants: Callable[[str], bool] | None = None) -> None:
+        """Tap every module below a component's root, or those whose site is wanted."""
         for site, module in sites_of(component, root).items():
+            if wants is not None and not wants(site):
+                continue
             original = type(module)
             module.__class__ = _tap_class(original, site, self._on_call)
             self._swapped.append((module, original))

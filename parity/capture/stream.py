@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -160,13 +159,6 @@ def velocities(model: LTXModel, pair: Pair) -> dict[str, Array]:
 def free() -> None:
     """Hand MLX's cached buffers back after a block was let go."""
     mx.clear_cache()
-
-
-def timed(run: Callable[[], Any]) -> tuple[Any, dict[str, float]]:
-    """The result with its wall and processor seconds."""
-    wall, cpu = time.perf_counter(), time.process_time()
-    result = run()
-    return result, {"seconds": time.perf_counter() - wall, "cpu_s": time.process_time() - cpu}
 
 
 def tensor_leaves(tree: Tree) -> list[tuple[str, Tree]]:

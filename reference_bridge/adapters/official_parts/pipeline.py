@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TextIO
 
 from reference_bridge.adapters.official import arguments, draws, generate, patches
@@ -16,28 +16,24 @@ from reference_bridge.adapters.service import timed, usage
 
 
 class Clocks:
-    """Seconds per component while its own call runs, and of loading; denoising is one span per stage's loop."""
+    """Seconds per component while its own call runs, and of loading; every denoising step by itself."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
-        self.spans: list[float] = []
+        self.steps: list[float] = []
         self.passes = 0
 
     def add(self, name: str, seconds: float) -> None:
         self.seconds[name] = self.seconds.get(name, 0.0) + seconds
 
     def install(self) -> None:
-        """Clocks on what builds components, on their calls and on the denoising loops. Not undone: the process ends."""
-        import inspect
-
+        """Clocks on what builds components, on their calls and on every loop's steps. Not undone: the process ends."""
         from ltx_pipelines.utils import samplers
         from ltx_pipelines.utils.model_ledger import ModelLedger
 
         for method, component in BUILDERS.items():
             setattr(ModelLedger, method, self._building(component, getattr(ModelLedger, method)))
-        loops = [f for name, f in inspect.getmembers(samplers, inspect.isfunction) if name.endswith("denoising_loop")]
-        for loop in loops:
-            patches.replace_everywhere(loop, self._loop(loop))
+        samplers.tqdm = self._stepping  # the bar round every loop's steps
 
     def _building(self, component: str, build: Callable[..., Any]) -> Callable[..., Any]:
         def built(ledger: Any) -> Any:
@@ -62,15 +58,11 @@ class Clocks:
 
         return called
 
-    def _loop(self, loop: Callable[..., Any]) -> Callable[..., Any]:
-        def looped(*args: Any, **kwargs: Any) -> Any:
+    def _stepping(self, steps: Iterable[Any], *_: Any, **__: Any) -> Iterator[Any]:
+        for step in steps:
             started = time.perf_counter()
-            try:
-                return loop(*args, **kwargs)
-            finally:
-                self.spans.append(time.perf_counter() - started)
-
-        return looped
+            yield step
+            self.steps.append(time.perf_counter() - started)
 
 
 def run_timed(args: argparse.Namespace, answers: TextIO) -> int:
@@ -92,9 +84,9 @@ def run_timed(args: argparse.Namespace, answers: TextIO) -> int:
     clocks.install()
     with torch.inference_mode():
         for _ in range(args.repeat):
-            clocks.seconds, clocks.spans, clocks.passes = {}, [], 0
+            clocks.seconds, clocks.steps, clocks.passes = {}, [], 0
             spent = _one(asked)
-    found = {"engine": "official", "denoise_s": clocks.spans, "passes": clocks.passes, "stages_s": clocks.seconds}
+    found = {"engine": "official", "steps_s": clocks.steps, "passes": clocks.passes, "stages_s": clocks.seconds}
     print(json.dumps({**found, **spent, **usage()}), file=answers, flush=True)
     return 0
 

@@ -1,0 +1,94 @@
+"""`make bench`: `python -m parity.bench [WHAT …]`. Findings are kept in reports/bench/bench.json, beside a table and plots."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ltx_native.checkpoint import Checkpoint
+from ltx_native.errors import UserError
+from parity import provenance
+from parity.bench import growth, modes, one_block, recording, steps, throughput
+from parity.bench.plots import draw
+from parity.bench.tables import SECTIONS, table
+from parity.capture.reference import ROOT, ReferenceUnavailable
+from parity.checkpoints import cache_folder
+from parity.results import write_json
+
+# What `make bench` runs; the true-size block needs a checkpoint of that size (`make full-size`).
+DEFAULT = ("steps", "modes", "growth", "recording", "throughput")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Status 0 when everything asked for was measured, 2 on bad input, 3 when another side cannot be run."""
+    parser = argparse.ArgumentParser(prog="parity.bench", description=__doc__, allow_abbrev=False)
+    parser.add_argument("what", nargs="*", metavar="WHAT", help=f"{', '.join(SECTIONS)} (default: {', '.join(DEFAULT)})")
+    parser.add_argument("--rounds", type=int, help="runs of every subject, in turns")
+    parser.add_argument("--mode", action="append", default=[], help="modes: this one only; repeatable")
+    parser.add_argument("--checkpoint", type=Path, help="block: official file or folder (default: the full-size one)")
+    parser.add_argument("--block", type=int, default=0, help="block: which one")
+    parser.add_argument("--megabytes", type=int, default=256, help="throughput: size of a tensor")
+    parser.add_argument("-o", "--output", type=Path, default=ROOT / "reports" / "bench")
+    args = parser.parse_args(argv)
+    wanted = args.what or list(DEFAULT)
+    unknown = [what for what in wanted if what not in SECTIONS]
+    if unknown or (args.rounds is not None and args.rounds < 1) or args.megabytes < 1:
+        print(f"bench: found {' '.join(unknown) or 'a number below 1'}, expected {', '.join(SECTIONS)}", file=sys.stderr)
+        return 2
+    args.output.mkdir(parents=True, exist_ok=True)
+    try:
+        for what in wanted:
+            row = _measure(what, args)
+            _keep(args.output, what, row)
+            print(table({what: row}), flush=True)
+    except (ReferenceUnavailable, UserError, KeyError, ValueError) as error:
+        print(f"bench: {error}", file=sys.stderr)
+        return 3 if isinstance(error, ReferenceUnavailable) else 2
+    found = _kept(args.output)
+    (args.output / "bench.txt").write_text(table(found), encoding="utf-8")
+    drawn = draw(found, args.output)
+    print(f"kept: {', '.join(str(path) for path in (args.output / 'bench.json', args.output / 'bench.txt', *drawn))}")
+    return 0
+
+
+def _measure(what: str, args: argparse.Namespace) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory(prefix="bench-") as folder:
+        measures: Mapping[str, Callable[[], dict[str, Any]]] = {
+            "steps": lambda: steps.measure(args.rounds or 25, Path(folder)),
+            "block": lambda: _block(args),
+            "modes": lambda: modes.measure(args.rounds or 3, args.mode),
+            "growth": lambda: growth.measure(args.rounds or 3, Path(folder)),
+            "recording": lambda: recording.measure(args.rounds or 5),
+            "throughput": lambda: throughput.measure(args.megabytes, args.rounds or 5),
+        }
+        return measures[what]()
+
+
+def _block(args: argparse.Namespace) -> dict[str, Any]:
+    model = args.checkpoint or cache_folder() / "full-size"
+    if not model.exists():
+        raise ValueError(f"block: there is no {model}; `make full-size` writes it, or name another with --checkpoint")
+    config = Checkpoint.open(str(model)).located.raw_config
+    return one_block.measure(model, config, args.rounds or 3, index=args.block)
+
+
+def _kept(folder: Path) -> dict[str, Any]:
+    path = folder / "bench.json"
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError):
+        return {}
+
+
+def _keep(folder: Path, what: str, row: Mapping[str, Any]) -> None:
+    """Replace one section; each says what was in force when it was measured."""
+    write_json(folder / "bench.json", {**_kept(folder), what: row, f"{what} environment": provenance.environment()}, indent=1)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

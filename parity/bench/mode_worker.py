@@ -1,0 +1,101 @@
+"""One native run of a case in a process of its own, with a clock on every stage; prints one JSON line.
+
+python -m parity.bench.mode_worker NAME --output O.mp4
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+
+from ltx_native.generate import open_checkpoint
+from ltx_native.media import VideoWriter
+from ltx_native.models import Models
+from ltx_native.pipelines.select import select
+from ltx_native.pipelines.stages import Stage
+from parity.bench.modes import bench_cases
+from parity.capture.native import request_of
+from parity.capture.reference import Checkpoint
+from parity.cases import Case
+from parity.checkpoints import tiny
+from reference_bridge.adapters.service import timed, usage
+
+STEP_STAGES = ("substep", "noised", "step")
+
+
+class TimedModels(Models):
+    """Models that know how long loading took."""
+
+    load_s = 0.0
+
+    def _load(self, component: str, loras: Any) -> Any:
+        started = time.perf_counter()
+        try:
+            return super()._load(component, loras)
+        finally:
+            self.load_s += time.perf_counter() - started
+
+
+class StageClock:
+    """Seconds from stage to stage without loading; several stages may make one denoising step."""
+
+    def __init__(self, models: TimedModels) -> None:
+        self.models = models
+        self.seconds: dict[str, float] = {}
+        self.steps: list[float] = []
+        self._step = 0.0
+        self.restart()
+
+    def restart(self) -> None:
+        self._last, self._loaded = time.perf_counter(), self.models.load_s
+
+    def seen(self, stage: Stage) -> None:
+        spent = time.perf_counter() - self._last - (self.models.load_s - self._loaded)
+        self.seconds[stage.name] = self.seconds.get(stage.name, 0.0) + spent
+        if stage.name in STEP_STAGES:
+            self._step += spent
+        if stage.name == "step":
+            self.steps.append(self._step)
+            self._step = 0.0
+        self.restart()
+
+
+def run(case: Case, checkpoint: Checkpoint, output: Path) -> dict[str, Any]:
+    """Seconds by stage, of loading and of every denoising step; writes the mp4."""
+    request = request_of(case, output, checkpoint).resolved()
+    models = TimedModels(open_checkpoint(request), mx.float32)
+    clock = StageClock(models)
+    stages = iter(select(request)(models, request, noise=None))
+    for stage in stages:
+        clock.seen(stage)
+        if stage.name == "latent":
+            break
+    with VideoWriter(str(output), stage.values["frame_rate"], stage.values["sample_rate"]) as writer:
+        for stage in stages:
+            clock.seen(stage)
+            if stage.name == "frames":
+                writer.add_frames(np.array(stage.tensors["frames"]))
+            elif stage.name == "waveform":
+                writer.add_audio(np.array(stage.tensors["audio"]))
+            clock.restart()
+    return {"steps_s": clock.steps, "stages_s": clock.seconds | {"load": models.load_s}}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="parity.bench.mode_worker", description=__doc__, allow_abbrev=False)
+    parser.add_argument("name", help="a case of parity.bench.modes")
+    parser.add_argument("--output", type=Path, required=True)
+    args = parser.parse_args()
+    found, spent = timed(lambda: run(bench_cases()[args.name], tiny(), args.output))
+    print(json.dumps({"engine": "native", **found, **spent, **usage()}))
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,108 @@
+"""The findings as a table of text: one line a number that somebody asks for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from parity.bench import one_block, recording, steps, throughput
+
+Found = Mapping[str, Any]
+
+
+def table(found: Found) -> str:
+    lines = []
+    for section, rows in SECTIONS.items():
+        if section in found:
+            lines += [section, *(f"  {line}" for line in rows(found[section])), ""]
+    return "\n".join(lines)
+
+
+def _times(row: Found, unit: float, name: str) -> str:
+    return " – ".join(f"{unit * row[name][key]:.4g}" for key in ("min", "median", "max"))
+
+
+def _engines(row: Found) -> Iterator[str]:
+    for engine, told in row.items():
+        if isinstance(told, Mapping) and "cpu_s" in told and "wall_s" in told:
+            memory = row.get("peak_bytes", {})
+            peak = f", peak {memory[engine] / 1e9:.2f} GB" if isinstance(memory, Mapping) and engine in memory else ""
+            yield f"{engine:10} cpu {_times(told, 1e3, 'cpu_s')} ms, wall {_times(told, 1e3, 'wall_s')} ms{peak}"
+    for pair, told in row.items():
+        if " ÷ " in pair:
+            yield f"{pair}: cpu {_times(told, 1, 'cpu')}, wall {_times(told, 1, 'wall')}"
+
+
+def _steps(found: Found) -> Iterator[str]:
+    for name, row in found.items():
+        tokens = ", ".join(f"{count} {kind.removesuffix('_tokens')}" for kind, count in row["tokens"].items())
+        yield f"{name} ({tokens} tokens, {row['rounds']} rounds)"
+        yield from (f"  {line}" for line in _engines(row))
+        preset, _, what = name.partition(" ")
+        for (wanted, other), limit in steps.TARGETS.items():
+            if wanted == preset and what == "forward" and f"native ÷ {other}" in row:
+                median = row[f"native ÷ {other}"]["cpu"]["median"]
+                yield f"  target: native ÷ {other} at most {limit}: {median:.3f} {_verdict(median <= limit)}"
+
+
+def _block(found: Found) -> Iterator[str]:
+    for variant, row in found.items():
+        yield f"{variant} ({row['tokens'][0]} video, {row['tokens'][1]} audio tokens)"
+        yield from (f"  {line}" for line in _engines(row))
+        worst, peak = max(row["rel_l2"].values()), max(row["peak_bytes"].values())
+        good = worst <= one_block.TARGETS["rel_l2"] and peak <= one_block.TARGETS["peak_bytes"]
+        errors = ", ".join(f"{modality} {error:.3g}" for modality, error in row["rel_l2"].items())
+        yield f"  rel_l2 {errors}; peak {peak / 1e9:.2f} GB {_verdict(good)}"
+
+
+def _modes(found: Found) -> Iterator[str]:
+    yield "mode           step ms native / official   ratio   process cpu s       peak GB"
+    for name, row in found.items():
+        ours, theirs, ratio = row["native"], row["official"], row["native ÷ official"]
+        steps_ms = [1e3 * side["step_s"]["median"] for side in (ours, theirs)]
+        cpu = [side["process"]["cpu_s"]["median"] for side in (ours, theirs)]
+        peak = [side["peak_bytes"]["median"] / 1e9 for side in (ours, theirs)]
+        yield (
+            f"{name:14} {steps_ms[0]:8.2f} / {steps_ms[1]:8.2f}      {ratio['step']['median']:6.2f}"
+            f"   {cpu[0]:6.2f} / {cpu[1]:6.2f}   {peak[0]:.2f} / {peak[1]:.2f}"
+        )
+
+
+def _growth(found: Found) -> Iterator[str]:
+    for axis, row in found.items():
+        exponents = ", ".join(f"{engine} ∝ x^{p:.2f}" for engine, p in row["exponents"].items())
+        yield f"{axis}: {exponents}"
+        for point in row["points"]:
+            times = ", ".join(f"{engine} {1e3 * point[engine]['cpu_s']['median']:.1f} ms" for engine in row["exponents"])
+            yield f"  {point['x']:5}: {times}"
+
+
+def _recording(found: Found) -> Iterator[str]:
+    for what, row in found.items():
+        yield what
+        for kind, limit in recording.LIMITS.items():
+            told = row[f"{kind} ÷ untapped"]["cpu"]
+            yield f"  {kind} ÷ untapped: cpu {_times({'v': told}, 1, 'v')} (limit {limit}) {_verdict(told['median'] <= limit)}"
+
+
+def _throughput(found: Found) -> Iterator[str]:
+    limit = throughput.TARGETS["gb_per_s"]
+    for name in throughput.PAIRS:
+        told = found[name]["gb_per_s"]
+        yield f"{name:10} {_times({'v': told}, 1, 'v')} GB/s (at least {limit}) {_verdict(told['median'] >= limit)}"
+    extra = found["extra_bytes"]
+    yield f"memory above the tensors: {extra / 1e6:.1f} MB {_verdict(extra <= throughput.TARGETS['extra_bytes'])}"
+
+
+def _verdict(good: bool) -> str:
+    return "✓" if good else "✗"
+
+
+SECTIONS = {
+    "steps": _steps,
+    "block": _block,
+    "modes": _modes,
+    "growth": _growth,
+    "recording": _recording,
+    "throughput": _throughput,
+}
