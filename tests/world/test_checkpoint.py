@@ -11,6 +11,7 @@ from safetensors import safe_open
 
 import parity.world
 from parity.world.filmstrip import DECLARED
+from parity.world.train.recipe import recipe
 
 WORLD = Path(parity.world.__file__).parent
 CHECKPOINT = WORLD / "checkpoint"
@@ -57,6 +58,7 @@ def test_the_recipe_and_its_curves_are_recorded():
     for path in (MODEL, UPSAMPLER):
         assert metadata(path)["recipe_sha256"] == record["recipe_sha256"]
     assert json.loads(metadata(MODEL)["config"])["vae"] == record["recipe"]["vae"]
+    assert json.loads(json.dumps(recipe())) == record["recipe"], "the recipe of now is the one it was trained by"
     for name in ("video_vae", "transformer", "video_palette", "transformer_palette"):
         curve = record["stages"][name]["curve"]
         assert curve[-1]["loss"] < 0.8 * curve[0]["loss"], name

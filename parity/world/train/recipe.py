@@ -95,8 +95,10 @@ STAGES: Final[dict[str, dict[str, Any]]] = {
 
 
 def rehearse(steps: int) -> None:
-    """Shorten every stage and its caches, to see that the whole chain runs. What comes out follows no prompt."""
+    """Shorten every stage and its caches and save after every step, to see that the whole chain runs and survives a kill.
+    What comes out follows no prompt."""
     for config in STAGES.values():
+        config["save_every"] = 0.0
         config["steps"] = min(steps, config["steps"])
         if "cache" in config:
             config["cache"] = [[size, 1] for size, _ in config["cache"]]

@@ -131,8 +131,10 @@ class Stage:
         torch._foreach_add_(denominator, 1e-8)
         torch._foreach_addcdiv_(params, mean, denominator, -lr / (1.0 - beta1 ** (self.step + 1)))
 
-    def run(self, loss_fn: LossFn, *, save_every: float = 60.0, until: float | None = None) -> bool:
-        """Train to the configured number of steps; False when stopped early at wall-clock `until`."""
+    def run(self, loss_fn: LossFn, *, save_every: float | None = None, until: float | None = None) -> bool:
+        """Train to the configured number of steps; False when stopped early at wall-clock `until`. Saved once a minute, or
+        every `save_every` seconds."""
+        save_every = self.config.get("save_every", 60.0) if save_every is None else save_every
         steps, started, saved, shown = self.config["steps"], time.time(), time.time(), 0.0
         first, window = self.step, []
         while self.step < steps:
@@ -162,7 +164,7 @@ class Stage:
                 left = (shown - started) / max(1, self.step - first) * (steps - self.step)
                 last = " ".join(f"{k} {v:.4g}" for k, v in self.curve[-1].items() if k not in ("step", "seconds"))
                 print(f"{self.name} {self.step}/{steps} {left / 60:.1f} min left  {last}", file=sys.stderr, flush=True)
-            if time.time() - saved > save_every:
+            if time.time() - saved >= save_every:
                 saved = time.time()
                 self.save()
         self.save()
