@@ -14,24 +14,31 @@ from typing import Any
 from ltx_native.convert import convert
 from parity.world import layout, presets
 from parity.world.random_checkpoint import SINGLE_FILE, write_file, write_gemma
+from reference_bridge.surface import parse_version
 
 LAYERS = 30  # the CLI perturbs block 28, whatever the depth
 _DECODERS = ("vae_decoder", "vae_encoder", "audio_vae", "vocoder")
 _TEXT = "ltx_core_mlx.text_encoders.gemma.feature_extractor"
+_TRANSFORMER = "ltx_core_mlx.model.transformer.model:LTXModelConfig"
+_READS_CONFIG = (0, 14, 11)  # the first version that reads the transformer's configuration
 _UPSAMPLER = "ltx-2.3-spatial-upscaler-x2"
 
 
 @dataclass(frozen=True)
 class Files:
-    """`model` and `gemma` for native and the official code, `split` and `cli_gemma` for the CLI, with its changed defaults."""
+    """`model`, `gemma`, `upsampler` for native and the official code; `split`, `cli_gemma` for the CLI (see `defaults`)."""
 
     model: Path
     gemma: Path
+    upsampler: Path
     split: Path
     cli_gemma: Path
 
-    def defaults(self) -> dict[str, dict[str, Any]]:
-        """Constructor defaults that the CLI takes no configuration for, at the sizes of this checkpoint."""
+    def defaults(self, version: str | None) -> dict[str, dict[str, Any]]:
+        """Constructor defaults that this version of the CLI takes no configuration for, at the sizes of this checkpoint.
+
+        Sizes only: other constants stay as the CLI has them, for they may be departures.
+        """
         t, g = presets.TINY["transformer"], presets.TINY_GEMMA["text_config"]
         connector = {
             "caption_channels": g["hidden_size"],
@@ -43,14 +50,28 @@ class Files:
             "audio_head_dim": t["audio_connector_attention_head_dim"],
             "num_connector_layers": t["connector_num_layers"],
         }
-        return {
+        found: dict[str, dict[str, Any]] = {
             f"{_TEXT}:GemmaFeaturesExtractorV2": connector,
             f"{_TEXT}:TextEmbeddingProjection": {"embedding_dim": g["hidden_size"]},
         }
+        if (parse_version(version or "") or _READS_CONFIG) < _READS_CONFIG:
+            found[_TRANSFORMER] = {
+                "num_layers": LAYERS,
+                "video_dim": t["cross_attention_dim"],
+                "audio_dim": t["audio_cross_attention_dim"],
+                "video_num_heads": t["num_attention_heads"],
+                "video_head_dim": t["attention_head_dim"],
+                "audio_num_heads": t["audio_num_attention_heads"],
+                "audio_head_dim": t["audio_attention_head_dim"],
+                "av_cross_num_heads": t["audio_num_attention_heads"],
+                "av_cross_head_dim": t["audio_attention_head_dim"],
+            }
+        return found
 
 
 def files(folder: Path) -> Files:
-    return Files(folder / SINGLE_FILE, folder / "gemma", folder / "split", folder / "cli-gemma")
+    upsampler = folder / f"{_UPSAMPLER}.safetensors"
+    return Files(folder / SINGLE_FILE, folder / "gemma", upsampler, folder / "split", folder / "cli-gemma")
 
 
 def make(folder: Path, seed: int = 0) -> Files:
@@ -66,11 +87,10 @@ def make(folder: Path, seed: int = 0) -> Files:
         found = files(temporary)
         write_gemma(found.gemma, copy.deepcopy(presets.TINY_GEMMA), seed)
         _cli_gemma(found)
-        upsampler = temporary / f"{_UPSAMPLER}.safetensors"
         metadata = {"config": json.dumps(presets.UPSAMPLERS[_UPSAMPLER])}
-        write_file(upsampler, layout.upsampler(presets.UPSAMPLERS[_UPSAMPLER]), seed, metadata)
+        write_file(found.upsampler, layout.upsampler(presets.UPSAMPLERS[_UPSAMPLER]), seed, metadata)
         _single(found.model, config, states, seed)
-        convert(found.model, found.split, dtype="float32", upsamplers=[upsampler])
+        convert(found.model, found.split, dtype="float32", upsamplers=[found.upsampler])
         # The CLI's distilled pipeline wants a file of its own name; random weights are as good under both.
         os.link(found.split / "transformer-dev.safetensors", found.split / "transformer-distilled.safetensors")
         large = temporary / "large.safetensors"

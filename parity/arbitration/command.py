@@ -24,6 +24,8 @@ def add_arguments(verb: argparse.ArgumentParser) -> None:
     verb.add_argument(
         "--correct", nargs="+", default=[], metavar="NAME", help="take these departures of the CLI away in memory"
     )
+    verb.add_argument("--imitate", nargs="+", default=[], metavar="NAME", help="make native depart as the CLI does, in memory")
+    verb.add_argument("--mode", choices=("one-stage", "distilled"), default="one-stage")
     verb.add_argument("--sites", nargs="+", default=[], metavar="GLOB", help="arbitrate at these sites only (with --traces)")
     verb.add_argument("--all", action="store_true", help="every site, not only onsets and pipeline values")
 
@@ -60,5 +62,5 @@ def _from_a_run(args: argparse.Namespace) -> list[Row]:
 
     say("checkpoint … (made once, 1.9 GB, minutes)")
     files = checkpoint.make(args.checkpoint or cache_folder() / "arbitration")
-    case = replace(runner.case_for_cli(seed=args.seed), steps=args.steps)
-    return runner.run(args.output, case, files, corrections=args.correct, say=say)
+    case = replace(runner.case_for_cli(seed=args.seed, mode=args.mode), steps=args.steps)
+    return runner.run(args.output, case, files, corrections=args.correct, imitate=args.imitate, say=say)
