@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import os
-import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +18,7 @@ from ltx_native.media import write_video
 from ltx_native.models import COMPONENTS, Models
 from ltx_native.verdict import current_fingerprints
 from parity import provenance
-from parity.align import align
+from parity.align import Alignment, align
 from parity.arbitration.departures import for_report
 from parity.bounds import Bounds, load_bounds
 from parity.capture.functions import Functions
@@ -37,8 +36,10 @@ from parity.gate_check import code_files
 from parity.localise import failing, first_guilty
 from parity.measure_case import Array, end_to_end, measure_pairs
 from parity.precision import measure_precision
+from parity.progress import phase
 from parity.report import build_report
 from parity.results import SCHEMA, CaseResult, case_to_json, write_json
+from parity.run_facts import abilities, engine_now
 from parity.sites import component_of, recorded
 from parity.taps import sites_of
 from parity.trace import Trace, TraceError, file_sha256
@@ -71,7 +72,6 @@ class Session:
 
     def compare(self, case: Case, sites: Sequence[str] = ()) -> CaseResult:
         """Compare one case at these sites (globs; all when empty); what makes it impossible becomes its ``problem``."""
-        self._say(f"{case.name}: reference …")
         try:
             result = self._compare(case, sites)
         except (ReferenceUnavailable, TraceError, UserError) as error:
@@ -81,16 +81,19 @@ class Session:
 
     def _compare(self, case: Case, sites: Sequence[str]) -> CaseResult:
         start = time.perf_counter()
-        reference, reference_video = self.cache.capture(case, self.checkpoint, sites, self.quiet)
+        with phase(f"{case.name}: reference", self.quiet):
+            reference, reference_video = self.cache.capture(case, self.checkpoint, sites, self.quiet)
         captured = time.perf_counter()
-        self._say(f"{case.name}: native …")
         folder = self.output / case.name
-        native = capture(self.native_checkpoint(), case, injected_noise(reference), folder / "native-trace", self.manifest())
+        with phase(f"{case.name}: native", self.quiet):
+            native = capture(
+                self.native_checkpoint(), case, injected_noise(reference), folder / "native-trace", self.manifest()
+            )
         ran = time.perf_counter()
-        self._say(f"{case.name}: comparing …")
         alignment = align(reference.records, recorded(native.trace.records, sites), case.mode)
         replayer = Replayer(native.modules, reference, functions=self.functions())
-        rows = measure_pairs(alignment, reference, native.trace, replayer)
+        with phase(f"{case.name}: comparing", self.quiet, len(alignment.pairs)) as step:
+            rows = measure_pairs(alignment, reference, native.trace, lambda record: (replayer(record), step())[0])
         result = CaseResult(
             name=case.name,
             request=case.request(),
@@ -111,28 +114,44 @@ class Session:
         failed = frozenset(i for i, row in enumerate(rows) if id(row) in guilty)
         wanted = worth_showing(rows, failed, self.bounds, result.finding)
         details = collect_details(rows, wanted, alignment, reference, native.trace, replayer)
-        return replace(result, failed=failed, details=tuple(details))
+        result = replace(result, failed=failed, details=tuple(details))
+        return replace(result, hypotheses=self._causes(result, case, alignment, native, replayer))
+
+    def _causes(
+        self, result: CaseResult, case: Case, alignment: Alignment, native: NativeRun, replayer: Replayer
+    ) -> tuple[Mapping[str, Any], ...]:
+        """Why the first guilty site is wrong, executed; the best few."""
+        from parity.explain import Ran, of_finding
+
+        if result.finding is None:
+            return ()
+        pair = next(pair for pair in alignment.pairs if pair[0].key == result.finding.key)
+        bench = Ran(self.checkpoint, native.modules, result.finding.key.stage)
+        with phase(f"{case.name}: explaining", self.quiet):
+            found = of_finding(bench, result.finding, pair, case, replayer.trace, native.trace, replayer)
+        return tuple(explanation.row() for explanation in found[:4])
 
     def search(self, case: Case) -> Search:
         """Find the first guilty module in two passes that keep no run's tensors; writes search.json and no verdict."""
         from parity.search import search
 
-        self._say(f"{case.name}: sketches …")
-        return search(self, case)
+        with phase(f"{case.name}: sketches", self.quiet):
+            return search(self, case)
 
     def compare_bfloat16(self, case: Case, steps: Sequence[int]) -> CaseResult:
         """Every module in bfloat16 on the float32 run's inputs, against what the reference itself loses there."""
-        self._say(f"{case.name}: bfloat16 …")
         name = f"{case.name}-bfloat16"
         try:
             reference, _ = self.cache.capture(case, self.checkpoint, quiet=self.quiet)
             folder = reference.folder.with_name("bfloat16-steps-" + "-".join(map(str, steps)))
-            lowered = reference_replay(reference, self.checkpoint, "bfloat16", folder, steps)
+            with phase(f"{case.name}: reference in bfloat16", self.quiet):
+                lowered = reference_replay(reference, self.checkpoint, "bfloat16", folder, steps)
             components = {component_of(record.key.site) for record in lowered.records}
             roots = Models(self.native_checkpoint(), mx.bfloat16).load_all(tuple(c for c in COMPONENTS if c in components))
             modules = {("stage_1", s): m for c, root in roots.items() for s, m in sites_of(c, root).items()}
             replayer = Replayer(modules, reference, mx.bfloat16)
-            rows, coverage = measure_precision(reference, lowered, replayer)
+            with phase(f"{case.name}: native in bfloat16", self.quiet):
+                rows, coverage = measure_precision(reference, lowered, replayer)
         except (ReferenceUnavailable, TraceError, UserError) as error:
             result = CaseResult(name, case.request(), "bfloat16", problem=f"{error}")
         else:
@@ -186,6 +205,8 @@ class Session:
                 "cases": [case_to_json(case, self.bounds) for case in self.cases],
                 **({"fidelity": fidelity.content} if fidelity.content else {}),
                 "certificate": certificate_summary(self.certificate),
+                "engine": engine_now(verdict, judgement, fingerprints),
+                "abilities": abilities(),
                 "departures": for_report(self.output.parent / "arbitration" / "arbitration.json"),
             },
         )
@@ -210,10 +231,6 @@ class Session:
     def fidelity(self) -> Evidence:
         """The fidelity result that stands for this checkpoint, code and reference."""
         return evidence_for(self.checkpoint.model, self.fingerprints(), read_policy())
-
-    def _say(self, text: str) -> None:
-        if not self.quiet and sys.stderr.isatty():
-            print(text, file=sys.stderr)
 
 
 def _media(reference: Trace, native: NativeRun) -> dict[str, tuple[Array, Array]]:

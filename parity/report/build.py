@@ -80,6 +80,7 @@ def render(results: Mapping[str, Any], media_folder: Path) -> str:
         fidelity=fidelity_view(fidelity, media_folder) if fidelity else None,
         certificate=results.get("certificate"),
         departures=results.get("departures"),
+        abilities=results.get("abilities"),
         provenance=[(case["name"], flat(case["provenance"])) for case in results["cases"]],
         environment=flat(results["environment"]),
         policy=flat(results.get("policy", {})),

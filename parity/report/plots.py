@@ -171,5 +171,5 @@ def number(value: Any) -> str:
         return {"inf": "∞", "-inf": "−∞", "nan": "not a number"}.get(str(value), "0")
     if abs(value) < 1e-2 or abs(value) >= 1e4:
         mantissa, exponent = f"{value:.2e}".split("e")
-        return f"{mantissa}e{int(exponent)}"
+        return f"{mantissa.rstrip('0').rstrip('.')}e{int(exponent)}"
     return f"{value:.4g}"

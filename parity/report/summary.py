@@ -108,7 +108,11 @@ def _fidelity(fidelity: Mapping[str, Any] | None) -> Card:
     if not fidelity:
         return Card("Fidelity", "none", "–", MISSING, "#fidelity")
     score = (fidelity.get("metrics") or {}).get("clip_score") or {}
-    label = f"{fidelity.get('seen', 0)} of {fidelity.get('size', 0)} prompts"
+    if not fidelity.get("size"):
+        made = len(fidelity.get("shown") or ())
+        label = f"no result of a whole suite is at hand; {made} prompts made here to look at" if made else MISSING
+        return Card("Fidelity", str(fidelity["verdict"]), "–", label, "#fidelity")
+    label = f"{fidelity.get('seen', 0)} of {fidelity['size']} prompts"
     if "mean" in score:
         label += f"; margin −{number(score['margin'])} CLIP points"
     figure = f"{float(score['mean']):+.2f}" if "mean" in score else str(fidelity["verdict"])

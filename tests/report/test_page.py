@@ -13,6 +13,7 @@ import synthetic
 
 from parity.arbitration.departures import for_report, read_departures
 from parity.report import ReportError, build_report, markdown_summary
+from parity.report.plots import number
 from parity.report.rows import Rows, script_json
 
 
@@ -83,6 +84,40 @@ def test_a_run_in_bfloat16_has_local_errors_and_floors_only(tmp_path: Path) -> N
     html = build(tmp_path, content)
     assert "floor: reference against itself" in html
     assert "largest total –" in html
+
+
+def test_which_case_covers_which_ability(tmp_path: Path) -> None:
+    """Cases of this run bear a mark; an ability that nothing covers is shown as a gap."""
+    rows = [
+        {"code": "M", "ability": "module outputs", "by": ["replays", "t2v-96x64x17", "norms"]},
+        {"code": "Y", "ability": "time <and> memory", "by": []},
+    ]
+    html = build(tmp_path, synthetic.results(2, 2, hostile=False) | {"abilities": rows})
+    assert "<strong>✓ t2v-96x64x17</strong> replays, norms" in html
+    assert "time &lt;and&gt; memory" in html
+    assert "✕ nothing" in html
+
+
+def test_the_engine_in_force_is_what_dispatch_told(tmp_path: Path) -> None:
+    told = {"engine": "bridge", "reason": "dispatch reads another verdict"}
+    html = build(tmp_path, synthetic.results(2, 2, failing=0, hostile=False) | {"engine": told})
+    assert "In force: <strong>bridge</strong>" in html
+    assert "dispatch reads another verdict" in html
+
+
+def test_prompts_without_a_whole_suite_make_no_score(tmp_path: Path) -> None:
+    shown = {"verdict": "inconclusive", "reasons": ["none was recorded"], "metrics": {}, "shown": []}
+    html = build(tmp_path, small(fidelity=shown))
+    assert "0 of 0 prompts" not in html
+    assert "It speaks for this suite only" not in html
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [(1e-5, "1e-5"), (2.82e-5, "2.82e-5"), (2.8e-5, "2.8e-5"), (0.5, "0.5"), (12345.0, "1.23e4"), (None, "–")],
+)
+def test_numbers_bear_no_empty_digits(value: float | None, shown: str) -> None:
+    assert number(value) == shown
 
 
 def test_no_case_at_all(tmp_path: Path) -> None:

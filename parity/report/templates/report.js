@@ -29,7 +29,7 @@
     if (!isFinite(v)) return v > 0 ? "∞" : "−∞";
     if (v === 0) return "0";
     const size = Math.abs(v);
-    return size < 1e-2 || size >= 1e4 ? v.toExponential(2).replace("e+", "e") : String(Number(v.toPrecision(4)));
+    return size < 1e-2 || size >= 1e4 ? v.toExponential(2).replace(/\.?0*e\+?/, "e") : String(Number(v.toPrecision(4)));
   };
   const make = (tag, attributes = {}, ...children) => {
     const node = document.createElement(tag);
