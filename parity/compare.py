@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from parity.ledger import Entry, LedgerError, entry, identity_problem
 from parity.metrics import MetricError, Metrics, measure
 from parity.sites import compared_outputs, component_of
 from parity.trace import Key, Record
@@ -27,7 +28,8 @@ class Row:
 
     ``incoming`` is the worst rel_l2 among the tensors handed to the site and ``incoming_name`` its argument;
     ``inherited`` = ‖g(n) − g(r)‖ / ‖f(r)‖; ``gain`` = inherited / incoming; ``floor`` is what the reference differs from itself
-    here in the dtype under test. ``problem`` says why a pair could not be measured.
+    here in the dtype under test. ``problem`` says why a pair could not be measured; ``identity`` is what local + inherited misses
+    of total.
     """
 
     index: int
@@ -43,6 +45,7 @@ class Row:
     incoming_name: str = ""
     floor: float | None = None
     problem: str = ""
+    identity: float | None = None
 
     @property
     def component(self) -> str:
@@ -85,7 +88,7 @@ def compare_pair(record: Record, sides: Sides) -> list[Row]:
     for path, native_path in compared_outputs(record, list(sides.reference)).items():
         reference = sides.reference[path]
         problem = sides.problem
-        local, total, inherited = None, None, None
+        local, total, inherited, ledger = None, None, None, None
         mask = sides.output_masks.get(path)
         try:
             if sides.local is not None:
@@ -93,6 +96,8 @@ def compare_pair(record: Record, sides: Sides) -> list[Row]:
             if sides.total is not None:
                 total = measure(spread(_leaf(sides.total, native_path, "run"), reference.shape), reference, mask)
                 inherited = _inherited(sides.total[native_path], sides.local, native_path, total, mask)
+                ledger = _ledger(sides, path, native_path, mask)
+                problem = problem or (identity_problem(ledger) if ledger else "")
         except MetricError as error:
             problem = problem or str(error)
         rows.append(
@@ -109,9 +114,21 @@ def compare_pair(record: Record, sides: Sides) -> list[Row]:
                 incoming,
                 incoming_name,
                 problem=problem,
+                identity=ledger.identity if ledger else None,
             )
         )
     return rows
+
+
+def _ledger(sides: Sides, path: str, native_path: str, mask: Array | None) -> Entry | None:
+    """The ledger of one output, where it has all three parts; values that are not finite are reported by their metrics."""
+    if sides.local is None or sides.total is None:
+        return None
+    reference, own = sides.reference[path], sides.local[native_path]
+    try:
+        return entry(own, spread(sides.total[native_path], reference.shape), reference, mask)
+    except LedgerError:
+        return None
 
 
 def spread(array: Array, shape: tuple[int, ...]) -> Array:

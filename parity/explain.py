@@ -11,19 +11,22 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from parity.capture.hypothesis_replay import Departure, Inside, backend_error, inside, loaded_parameter
 from parity.capture.reference import Checkpoint
-from parity.checks.exam import Clue, Exam, Problem
+from parity.cases import Case
+from parity.checks import clues
+from parity.checks.exam import Clue, Problem
 from parity.hypotheses import rope, values
 from parity.hypotheses.base import VALUE, Suspect, Tried, candidates, ranked
 from parity.hypotheses.official import Official
 from parity.hypotheses.values import Said
 from parity.hypotheses.weights import siblings
-from parity.measure_case import tensors
+from parity.localise import Finding
+from parity.measure_case import Masks, Replay, tensors
 from parity.sites import component_of, to_native_layout
 from parity.taps import sites_of
 from parity.trace import Record, Trace, leaves
@@ -69,14 +72,59 @@ def load_rooms() -> None:
         import_module(f"parity.hypotheses.{room}")
 
 
-def explain(exam: Exam, problem: Problem) -> Explanation | None:
+class Bench(Protocol):
+    """What explanations need of an exam or a session: the checkpoint's files and the native components as they are now."""
+
+    @property
+    def checkpoint(self) -> Checkpoint: ...
+
+    def module(self, component: str) -> Any: ...
+
+
+@dataclass(frozen=True)
+class Ran:
+    """The bench of a finished run: its modules, those of one stage."""
+
+    checkpoint: Checkpoint
+    modules: Mapping[tuple[str, str], Any]
+    stage: str
+
+    def module(self, component: str) -> Any:
+        return self.modules[self.stage, component]
+
+
+def explain(exam: Bench, problem: Problem) -> Explanation | None:
     """The cause of a problem, or None where no hypothesis is convincing."""
     found = explanations(exam, problem)
     return found[0] if found else None
 
 
-def explanations(exam: Exam, problem: Problem) -> list[Explanation]:
-    """Every convincing explanation, the best first: an executed formula, then what the evidence says, then closed forms."""
+def of_finding(
+    bench: Bench, finding: Finding, pair: tuple[Record, Record | None], case: Case, reference: Trace, native: Trace, replay: Replay
+) -> list[Explanation]:
+    """Explanations of the first guilty site of a comparison; ``pair`` is the site's aligned pair of records."""
+    masks = Masks(reference)
+    local = None if finding.kind == "wiring" else replay(pair[0])
+    if local is not None:
+        clue = clues.of_replay(reference, masks, pair[0], finding.output, local)
+    else:
+        clue = clues.of_run(finding, *pair, case, reference, native, masks)
+    site = finding.key.site
+    return explanations(bench, Problem("compare", finding.component, site, finding.error, finding.bound, finding.sentence, clue))
+
+
+def explanations(exam: Bench, problem: Problem) -> list[Explanation]:
+    """Every convincing explanation, the best first: an executed formula, then what the evidence says, then closed forms.
+
+    What keeps a hypothesis from being tried is said in an explanation without a cause.
+    """
+    try:
+        return _explanations(exam, problem)
+    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        return [Explanation("", f"{problem.site} could not be looked into: {error!r}", problem.site, problem.site)]
+
+
+def _explanations(exam: Bench, problem: Problem) -> list[Explanation]:
     load_rooms()
     clue = problem.clue
     said = list(_said(problem))
@@ -113,9 +161,9 @@ def _said(problem: Problem) -> Iterator[Said]:
     yield from values.of_words(problem.sentence, problem.check)
 
 
-def _suspects(exam: Exam, problem: Problem) -> tuple[list[Suspect], list[Said]]:
+def _suspects(exam: Bench, problem: Problem) -> tuple[list[Suspect], list[Said]]:
     """The tensors to explain, the innermost first, and what the inside states without a tensor."""
-    clue, known = problem.clue, official(exam.evidence.checkpoint)
+    clue, known = problem.clue, official(exam.checkpoint)
     if clue.type == "parameter":
         return _parameter(exam, problem, known), []
     if clue.record is not None and clue.trace is not None:
@@ -134,7 +182,7 @@ def _suspects(exam: Exam, problem: Problem) -> tuple[list[Suspect], list[Said]]:
     return [suspect], []
 
 
-def _parameter(exam: Exam, problem: Problem, known: Official) -> list[Suspect]:
+def _parameter(exam: Bench, problem: Problem, known: Official) -> list[Suspect]:
     """A loaded parameter beside the file's own, in PyTorch's axes."""
     name, component = problem.clue.name, problem.component
     theirs = known.parameters(component)
@@ -146,11 +194,11 @@ def _parameter(exam: Exam, problem: Problem, known: Official) -> list[Suspect]:
     return [Suspect(problem.site, "parameter", problem.site, ours, theirs[spelled], {}, others, name=name)]
 
 
-def _all_ids(exam: Exam, text: str) -> list[int]:
+def _all_ids(exam: Bench, text: str) -> list[int]:
     """Every token of a text, nothing cut, by the tokenizer file itself."""
     from tokenizers import Tokenizer
 
-    tokenizer = Tokenizer.from_file(str(exam.evidence.checkpoint.gemma / "tokenizer.json"))
+    tokenizer = Tokenizer.from_file(str(exam.checkpoint.gemma / "tokenizer.json"))
     tokenizer.no_truncation()
     tokenizer.no_padding()
     return list(tokenizer.encode(text.strip()).ids)
@@ -204,7 +252,7 @@ def _level(trace: Trace, record: Record) -> dict[str, Any]:
     return {}
 
 
-def _of_module(exam: Exam, clue: Clue, record: Record, trace: Trace, known: Official) -> tuple[list[Suspect], list[Said]]:
+def _of_module(exam: Bench, clue: Clue, record: Record, trace: Trace, known: Official) -> tuple[list[Suspect], list[Said]]:
     """A module's result, and the first thing inside it that is not the reference's."""
     module = exam.module(component_of(record.key.site))
     sites = sites_of(component_of(record.key.site), module)
@@ -299,7 +347,7 @@ def _short(value: Any) -> str:
     return f"a tensor {value.shape}" if isinstance(value, np.ndarray) else repr(value)
 
 
-def _backend(exam: Exam, problem: Problem) -> bool:
+def _backend(exam: Bench, problem: Problem) -> bool:
     """Whether the difference goes away on the plain backend: then not the port is wrong but what it runs on."""
     clue = problem.clue
     if clue.record is None or clue.trace is None or clue.reference is None or clue.record.kind != "module":

@@ -76,6 +76,7 @@ class CaseResult:
     provenance: Mapping[str, Any] = field(default_factory=dict)
     problem: str = ""
     details: tuple[Mapping[str, Any], ...] = ()  # tensors kept for site pages
+    hypotheses: tuple[Mapping[str, Any], ...] = ()  # causes of the finding, the best first
 
 
 def worst(rows: Iterable[Row]) -> Row | None:
@@ -89,6 +90,7 @@ def case_to_json(case: CaseResult, bounds: Bounds) -> dict[str, Any]:
     finding = asdict(case.finding) if case.finding else None
     if finding and case.finding:
         finding["key"] = asdict(case.finding.key)
+        finding["hypotheses"] = [dict(row) for row in case.hypotheses]
     return {
         "name": case.name,
         "request": dict(case.request),

@@ -104,6 +104,10 @@ class Exam:
     def models(self) -> Models:
         return Models(self.native, mx.float32, keep=True)
 
+    @property
+    def checkpoint(self) -> Checkpoint:
+        return self.evidence.checkpoint
+
     def module(self, component: str) -> nn.Module:
         with self.models.use(component) as module:
             assert isinstance(module, nn.Module)

@@ -7,7 +7,7 @@ positions, noise, schedule, guidance passes, both stages, LoRAs. It takes no for
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,6 +24,7 @@ from parity.align import align
 from parity.capture.native import NativeRecorder, injected_noise, request_of
 from parity.capture.replay import IGNORED_ARGUMENTS, Replayer
 from parity.cases import Case
+from parity.checks import clues
 from parity.checks.exam import Array, Clue, Exam, Problem
 from parity.compare import Row, spread
 from parity.localise import Finding, first_guilty
@@ -138,7 +139,8 @@ def _compared(exam: Exam, case: Case, reference: Trace, native: Trace) -> Iterat
     exam.count("playback", len(rows))
     finding = first_guilty(rows, exam.evidence.bounds, HANDED)
     if finding is not None:
-        yield _problem(finding, _clue(finding, pairs, case, reference, native, masks))
+        one, other = next(pair for pair in pairs if pair[0].key == finding.key)
+        yield _problem(finding, clues.of_run(finding, one, other, case, reference, native, masks))
     for one, other in pairs:
         yield from _plain(one, other)
     extra = alignment.unmatched_native
@@ -151,29 +153,6 @@ def _compared(exam: Exam, case: Case, reference: Trace, native: Trace) -> Iterat
 
 def _problem(finding: Finding, clue: Clue) -> Problem:
     return Problem("playback", finding.component, finding.key.site, finding.error, finding.bound, finding.sentence, clue)
-
-
-def _clue(
-    finding: Finding, pairs: Sequence[tuple[Record, Record]], case: Case, reference: Trace, native: Trace, masks: Masks
-) -> Clue:
-    """The pair a finding is about: an output, or the argument that was handed over, with what was known beside it."""
-    one, other = next(pair for pair in pairs if pair[0].key == finding.key)
-    site = one.key.site
-    handed = finding.kind == "wiring" or "handed another" in finding.sentence
-    ours, theirs = (
-        (tensors(native, {"fields": other.inputs}), tensors(reference, {"fields": one.inputs}, site))
-        if handed
-        else (tensors(native, other.outputs), tensors(reference, one.outputs, site))
-    )
-    names = [finding.output] if not handed else [name for name in theirs if f"`{name}" in finding.sentence]
-    name = names[0] if names else finding.output
-    given = {"frame_rate": case.frame_rate, "steps": case.steps, "case": case, "native": ours}
-    array = ours.get(name)
-    expected = theirs.get(name)
-    if array is not None and expected is not None:
-        array = array.reshape(expected.shape) if array.size == expected.size == 1 else spread(array, expected.shape)
-    mask = None if handed or expected is None else mask_of(masks, reference, one, name, expected)
-    return Clue(array, expected, "" if handed else one.type, name, given, None, one, reference, mask=mask)
 
 
 def _rows(masks: Masks, reference: Trace, one: Record, native: Trace, other: Record) -> Iterator[Row]:

@@ -11,7 +11,9 @@ import mlx.nn as nn
 from ltx_native.models import COMPONENTS, Models
 from parity.capture.functions import Functions
 from parity.capture.replay import Replayer
-from parity.checks.exam import Array, Clue, Exam, Problem
+from parity.cases import Case
+from parity.checks import clues
+from parity.checks.exam import Array, Exam, Problem
 from parity.compare import Row
 from parity.localise import failing, first_guilty
 from parity.measure_case import Masks, mask_of, tensors
@@ -38,22 +40,43 @@ class _Modules(dict[tuple[str, str], nn.Module]):
 
 
 def replays(exam: Exam) -> Iterator[Problem]:
-    """Roots and functions of every case in execution order; the first bad root is searched for its first bad module."""
-    seen: set[str] = set()
+    """Roots and functions of every case in execution order; the first bad root is searched for its first bad module.
+
+    The first case is replayed whole; of the later ones, what every pass of every stage is handed first, unless an earlier
+    case has handed over the same.
+    """
+    seen: set[object] = set()
     for entry in exam.evidence.entries:
         trace = exam.evidence.traces[entry.case.name]
         replayer, masks = _replayer(exam, trace), Masks(trace)
-        before = frozenset(seen)
+        first_case = not seen
         for record in trace.records:
             root = "." not in record.key.site or record.kind == "function"
-            # Later cases add the components that the first has not (and functions of second stages and samplers).
-            if not root or skip_rule(record) or (record.kind == "module" and record.key.site in before):
+            if not root or skip_rule(record) or _adapted(entry.case, record):
                 continue
-            seen.add(record.key.site)
+            key = record.key
+            known = {_handed(record), (entry.case.name, key.site, key.stage, key.guidance_pass)}
+            if record.kind == "module" and not first_case and known & seen:
+                continue
+            seen |= known
             row = _guilty(exam, replayer, masks, trace, record)
             if row is not None:
                 yield _inside(exam, replayer, masks, trace, record) or row
                 return
+
+
+def _adapted(case: Case, record: Record) -> bool:
+    """Whether the reference ran this call with LoRAs fused; the modules here have none."""
+    distilled = record.key.stage == "stage_2" or case.mode == "two-stage-hq"
+    loras = (*case.loras, *(case.distilled_loras if distilled else ()))
+    return record.key.site == "transformer" and bool(loras)
+
+
+def _handed(record: Record) -> object:
+    """What a record's call was given, by content: tensors are named by their bytes."""
+    return record.key.site, tuple(
+        (path, leaf.get("tensor") or str(leaf.get("value"))) for path, leaf in leaves({"fields": record.inputs})
+    )
 
 
 def every_site(exam: Exam) -> Iterator[Problem]:
@@ -95,18 +118,8 @@ def _guilty(exam: Exam, replayer: Replayer, masks: Masks, trace: Trace, record: 
     finding = first_guilty(failing(rows, exam.evidence.bounds), exam.evidence.bounds, float("inf"))
     if finding is None:
         return None
-    clue = clue_of(trace, masks, record, finding.output, local)
+    clue = clues.of_replay(trace, masks, record, finding.output, local)
     return Problem("replays", finding.component, finding.key.site, finding.error, finding.bound, finding.sentence, clue)
-
-
-def clue_of(trace: Trace, masks: Masks, record: Record, output: str, local: dict[str, Array] | str) -> Clue:
-    """A record of the reference and what native gave on its inputs (nothing, where it refused them)."""
-    reference = tensors(trace, record.outputs, record.key.site)
-    native_path = compared_outputs(record, list(reference)).get(output, output)
-    native = None if isinstance(local, str) else local.get(native_path)
-    expected = reference.get(output)
-    mask = None if expected is None else mask_of(masks, trace, record, output, expected)
-    return Clue(native, expected, record.type, output, record=record, trace=trace, replayed=True, mask=mask)
 
 
 def _rows(local: dict[str, Array] | str, masks: Masks, trace: Trace, record: Record) -> Iterator[Row]:

@@ -145,7 +145,7 @@ def _other_tensor(suspect: Suspect) -> Iterator[Candidate]:
     """Another tensor of the same call in this one's place."""
     others = {**{k: v for k, v in suspect.given.items() if isinstance(v, np.ndarray)}, **suspect.known}
     for name, tensor in others.items():
-        if name != suspect.name and tensor.shape == suspect.native.shape and not np.array_equal(tensor, suspect.reference):
+        if name != suspect.name and not name.startswith("native") and tensor.shape == suspect.native.shape and not np.array_equal(tensor, suspect.reference):
             yield Candidate("wiring.other-tensor", f"`{name}` in its place", lambda t=tensor: t, PROBE)  # type: ignore[misc]
 
 

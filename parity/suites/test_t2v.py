@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from parity.cases import T2V_CASES, Case
+from parity.ledger import IDENTITY
 from parity.plugin import Parity, left_out
 from parity.results import CaseResult
 from parity.session import Session
@@ -34,6 +35,16 @@ def test_every_site_is_within_its_bound_on_the_references_inputs(result: CaseRes
     replayed = [row.local.rel_l2 for row in result.rows if row.local is not None]
     assert replayed
     print(f"{len(replayed)} sites replayed, worst local rel_l2 {max(replayed):.3g}")
+
+
+def test_the_error_ledger_adds_up_at_every_site(result: CaseResult, parity: Parity) -> None:
+    three = [row for row in result.rows if row.local is not None and row.total is not None]
+    parity.count(len(three))
+    assert len(three) > 1000
+    assert all(row.identity is not None for row in three)
+    worst = max(row.identity for row in three if row.identity is not None)
+    print(f"{len(three)} sites, local + inherited misses total by at most {worst:.2g}")
+    assert worst <= IDENTITY
 
 
 @pytest.mark.parametrize("site", ["tokenizer", "schedule", "state.video", "state.audio"])
