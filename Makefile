@@ -88,6 +88,10 @@ WORLD_OUT ?= $(WORLD_STATE)/checkpoint
 world-train: setup
 	PYTHONPATH=. $(REFERENCE_VENV)/bin/python -m parity.world.train all --state $(WORLD_STATE) --out $(WORLD_OUT) $(WORLD_ARGS)
 
+# Ninety mistakes of one line that the checks were not written for.
+mutants: setup
+	$(NATIVE) -m parity.faults.mutants
+
 # How often the fidelity gate passes what it should not: replays of recorded scores.
 gate-simulate: native
 	$(NATIVE) -m parity.simulate

@@ -56,7 +56,7 @@ def first_guilty(rows: Sequence[Row], bounds: Bounds, wiring_bound: float) -> Fi
     """The first finding in execution order, or None when every site is in bound and was handed the right tensors."""
     for row in rows:
         if row.problem:
-            return _finding("unmeasured", row, float("inf"), 0.0, f"could not be measured: {row.problem}")
+            return _finding("unmeasured", row, float("inf"), 0.0, f"is not the reference's: {row.problem}")
         if _fails(row, bounds):
             error, bound = own_error(row), row_bound(row, bounds)
             error = float("inf") if error is None else error

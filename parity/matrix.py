@@ -81,14 +81,21 @@ def matrix() -> tuple[Entry, ...]:
     files = inputs()
     lora = ((str(files["lora"]), 0.7),)
     base = replace(T2V_WIDE, width=128, num_frames=17, steps=2, distilled_loras=((str(files["lora"]), 1.0),))
-    anchors = (Image(str(files["image"]), 0, 0.8), Image(str(files["second"]), 8, 1.0))
+    anchors = (Image(str(files["image"]), 0, 0.8), Image(str(files["second"]), 8, 1.0, crf=33))
     return (
         Entry(T2V_WIDE, (), "MKEFJPRSTXV", "every module, every pass and step, 25 fps, not square"),
         Entry(
-            replace(base, name="keyframes-128x64x17", mode="two-stage", images=anchors, loras=lora),
+            # 17 frames at 23.976 a second last as long as 17.7 audio frames: rounding down would be seen.
+            replace(base, name="keyframes-128x64x17", frame_rate=23.976, mode="two-stage", images=anchors, loras=lora),
             (*ROOTS, *ENCODERS),
             "NFJRGQ",
-            "replaced first frame, keyframe at frame 8, upsampler, second stage, LoRA",
+            "replaced first frame, recompressed keyframe at frame 8, upsampler, second stage, LoRA, a broken frame rate",
+        ),
+        Entry(
+            replace(base, name="second-order-128x64x17", mode="two-stage-hq"),
+            (*ROOTS, *ENCODERS),
+            "JRST",
+            "the second-order sampler with fresh noise at every evaluation, in both stages",
         ),
         Entry(
             replace(base, name="sound-128x64x17", mode="a2v", audio_path=str(files["sound"])),

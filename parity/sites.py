@@ -65,11 +65,9 @@ class SkipRule:
     site: str
     type: str
     reason: str
-    from_call: int = 0
 
     def covers(self, record: Record) -> bool:
-        same = fnmatchcase(record.key.site, self.site) and fnmatchcase(record.type, self.type)
-        return same and record.key.call >= self.from_call
+        return fnmatchcase(record.key.site, self.site) and fnmatchcase(record.type, self.type)
 
 
 SKIP_RULES: tuple[SkipRule, ...] = (
@@ -80,8 +78,6 @@ SKIP_RULES: tuple[SkipRule, ...] = (
     SkipRule("R6", "noise.*", "*", "drawn by the reference and injected into native; `state` compares what arrived"),
     SkipRule("R7", "frames", "Tensor", "compared as an end-to-end number"),
     SkipRule("R8", "waveform", "Audio", "compared as an end-to-end number"),
-    SkipRule("R9", "sampler.*", "Res2sDiffusionStep", "half a step of res_2s; the next forward's input latent is compared"),
-    SkipRule("R10", "post_process.*", "*", "res_2s puts clean tokens back after its noise; the next input is compared", 2),
     SkipRule("R5", "*", "GELUTanh", "an activation without parameters, computed inside the parent"),
 )
 
@@ -116,8 +112,7 @@ def order_of(component: str) -> int:
 
 
 # What the reference does not make in a mode: audio to video hands the given sound on and never makes an audio latent.
-# res_2s steps twice and injects noise between, in its own way on each side.
-ABSENT_IN_MODE: dict[str, tuple[str, ...]] = {"a2v": ("latent.audio",), "two-stage-hq": ("sampler.*",)}
+ABSENT_IN_MODE: dict[str, tuple[str, ...]] = {"a2v": ("latent.audio",)}
 
 
 def native_only(site: str, mode: str = "") -> bool:

@@ -28,7 +28,7 @@ ANCHOR_BELOW_H, ANCHOR_ABOVE_SIGMA = 0.5, 0.03
 def res_2s(
     draws: Draws, denoiser: Denoiser, sigmas: NDArray[np.float32], video: LatentState, audio: LatentState
 ) -> Generator[Stage, None, States]:
-    """Steps through ``sigmas``; yields ``substep`` and ``step`` stages and returns the last states."""
+    """Steps through ``sigmas``: two ``substep`` stages, each with its ``noised``, and a ``step``; returns the last states."""
     steps = len(sigmas) - 1
     if sigmas[-1] == 0:
         sigmas = np.concatenate([sigmas[:-1], np.array([LAST_SIGMA, 0.0], dtype=np.float32)])
@@ -48,7 +48,8 @@ def res_2s(
         middle = [x + h * a21 * e for x, e in zip(anchors, eps, strict=True)]
         sub_sigma = np.sqrt(sigma * sigma_next)
         noise = draws.sde(step * 10000 + 1, tuple(tuple(s.latent.shape) for s in states))
-        middle = _noised(states, anchors, middle, sigma, sub_sigma, noise)
+        middle, moves = _noised(states, anchors, middle, sigma, sub_sigma, noise)
+        yield Stage("noised", moves, step=step)
 
         if h < ANCHOR_BELOW_H and sigma > ANCHOR_ABOVE_SIGMA:
             # The noise has moved the middle: look for the start from which the half step would have led there.
@@ -58,14 +59,16 @@ def res_2s(
 
         moved = (replace(video, latent=_single(middle[0], dtype)), replace(audio, latent=_single(middle[1], dtype)))
         second, named = _estimate(denoiser, moved, float(sub_sigma), 0)
+        yield Stage("substep", named, step=step, values={"sigma": float(sub_sigma)})
         eps_2 = [d - x for d, x in zip(second, anchors, strict=True)]
         following = [x + h * (b1 * e + b2 * f) for x, e, f in zip(anchors, eps, eps_2, strict=True)]
         noise = draws.sde(step * 10000 + 2, tuple(tuple(s.latent.shape) for s in states))
-        following = _noised(states, anchors, following, sigmas[step], sigmas[step + 1], noise)
+        following, moves = _noised(states, anchors, following, sigmas[step], sigmas[step + 1], noise)
+        yield Stage("noised", moves, step=step)
         video = replace(video, latent=_single(following[0], dtype))
         audio = replace(audio, latent=_single(following[1], dtype))
-        named = {**named, "video.latent": video.latent, "audio.latent": audio.latent}
-        yield Stage("step", named, step=step, values={"sigma": float(sigma), "sigma_next": float(sigma_next)})
+        latents = {"video.latent": video.latent, "audio.latent": audio.latent}
+        yield Stage("step", latents, step=step, values={"sigma": float(sigma), "sigma_next": float(sigma_next)})
 
     if sigmas[-1] == 0:
         last, named = _estimate(denoiser, (video, audio), float(sigmas[steps]), steps)
@@ -91,14 +94,16 @@ def _noised(
     sigma: np.floating,
     sigma_next: np.floating,
     noise: Doubles,
-) -> Doubles:
-    """Step each modality to ``sigma_next`` with fresh noise, and put back what is conditioned."""
+) -> tuple[Doubles, dict[str, mx.array]]:
+    """Step each modality to ``sigma_next`` with fresh noise, and put back what is conditioned; both, too, by name."""
     results: Doubles = []
-    for state, sample, target, fresh in zip(states, samples, denoised, noise, strict=True):
+    named: dict[str, mx.array] = {}
+    for name, state, sample, target, fresh in zip(("video", "audio"), states, samples, denoised, noise, strict=True):
         moved = sde_step(sample, target, sigma, sigma_next, fresh)
         mask, clean = _double(state.denoise_mask), _double(state.clean_latent)
         results.append(moved * mask + clean * (1 - mask))
-    return results
+        named[f"{name}.stepped"], named[f"{name}.blended"] = (_single(x, mx.float32) for x in (moved, results[-1]))
+    return results, named
 
 
 def _double(x: mx.array) -> NDArray[np.float64]:

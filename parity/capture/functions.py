@@ -68,9 +68,18 @@ class Functions:
         return conditioning.post_process_latent(*(_array(record.inputs[name], trace) for name in names))
 
     def stepped(self, record: Record, trace: Trace) -> Any:
+        if record.type == "Res2sDiffusionStep":
+            return self.stepped_with_noise(record, trace)
         sample, denoised = (_array(record.inputs[name], trace) for name in ("sample", "denoised_sample"))
         sigmas = trace.tensor(record.inputs["sigmas"])
         return sampler.euler_step(sample, denoised, sigmas, int(record.inputs["step_index"]["value"]))
+
+    def stepped_with_noise(self, record: Record, trace: Trace) -> Any:
+        """Double precision, on the host, as the native sampler does it."""
+        sample, denoised, noise = (trace.tensor(record.inputs[name]) for name in ("sample", "denoised_sample", "noise"))
+        step = int(record.inputs["step_index"]["value"])
+        sigma, sigma_next = trace.tensor(record.inputs["sigmas"])[step : step + 2]
+        return sampler.sde_step(sample, denoised, sigma, sigma_next, noise)
 
 
 _SITES: dict[str, Callable[[Functions, Record, Trace], Any]] = {

@@ -61,6 +61,7 @@ class NativeRecorder:
     step: int | None = None
     _mask: Array | None = None  # valid tokens of Gemma
     _forwards: int = 0
+    _second_order: bool = False  # res_2s: the sampler's results come by themselves, twice a step
     _pending: list[tuple[str, str, Mapping[str, Any], Any]] = field(default_factory=list)
     _waiting: list[_Call] = field(default_factory=list)
 
@@ -138,7 +139,7 @@ class NativeRecorder:
         for modality in _MODALITIES:
             fields = {name: stage.tensors[f"{modality}.{name}"] for name in names if f"{modality}.{name}" in stage.tensors}
             self.value(f"state.{modality}", fields, kind="value")
-        self.step, self._forwards = 0, 0
+        self.step, self._forwards, self._second_order = 0, 0, False
 
     def _on_substep(self, stage: Stage) -> None:
         prefix = "video.denoised."
@@ -151,9 +152,14 @@ class NativeRecorder:
         self._values(stage, (*guided, ("post_process", "post_processed")))
         self._forwards = 0
 
+    def _on_noised(self, stage: Stage) -> None:
+        self._values(stage, (("sampler", "stepped"), ("post_process", "blended")))
+        self._second_order = True
+
     def _on_step(self, stage: Stage) -> None:
         self._on_substep(stage)
-        self._values(stage, (("sampler", "latent"),))
+        if not self._second_order:
+            self._values(stage, (("sampler", "latent"),))
         assert stage.step is not None
         # res_2s evaluates once more after its last step; the reference counts that as one more step, too.
         self.step = stage.step + 1

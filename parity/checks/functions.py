@@ -83,6 +83,15 @@ def guiding(exam: Exam) -> Iterator[Problem]:
         scales = {"cfg_scale": cfg, "stg_scale": stg, "modality_scale": modality, "rescale_scale": rescale}
         clue = Clue(given=given | {f"params.{name}": value for name, value in scales.items()})
         yield from exam.compare("guiding", "guidance", "guidance.video", ours, official, STEP, what, clue)
+    # The official rule: of every skip_step + 1 steps the first is computed, the others repeat it.
+    wrong = [
+        (every, step)
+        for every in range(4)
+        for step in range(9)
+        if guidance.GuiderParams(skip_step=every).skips(step) != bool(every and step % (every + 1))
+    ]
+    text = f"with skip_step {wrong[0][0]}, step {wrong[0][1]} is not treated as officially" if wrong else ""
+    yield from exam.require("guiding", "guidance", "guidance.video", not wrong, text)
 
 
 def blending(exam: Exam) -> Iterator[Problem]:
