@@ -17,14 +17,15 @@ from ltx_native.patchify import SPACE_SCALE, TIME_SCALE, VideoLatentShape, audio
 from ltx_native.pipelines.sound import read_sound
 from ltx_native.request import Request, ResolvedRequest
 from ltx_native.text_encoder.encoder import hidden_states_of_tail
+from ltx_native.video_vae.streamed import streamed_decode
 from ltx_native.video_vae.tiled import tiled_decode
 from ltx_native.video_vae.tiling import TilingConfig
 
 if TYPE_CHECKING:
     from ltx_native.media import Audio
 
-#: Pixels of all frames up to which a clip may be decoded in one go: 768x512x121 has 48 million of them. An activation of
-#: the decoder's last blocks then takes a gibibyte in bfloat16; what is longer or larger always goes through tiles.
+#: Pixels of all frames up to which every layer may hold a whole clip: 768x512x121 has 48 million of them. An activation of
+#: the decoder's last blocks then takes a gibibyte in bfloat16.
 WHOLE_PIXELS = 2**26
 
 
@@ -133,7 +134,8 @@ def state_stage(video: LatentState, audio: LatentState, part: str) -> Stage:
 
 
 def decoder_tiling(video: mx.array, whole: bool) -> TilingConfig | None:
-    """How a latent (1, F, H, W, 128) is cut. The official one-stage pipeline decodes in one go, all others in tiles."""
+    """How a latent (1, F, H, W, 128) is cut where modules are called as wholes: as officially (one stage in one go, all
+    others in tiles), but a large clip always in tiles."""
     _, frames, height, width, _ = video.shape
     pixels = ((frames - 1) * TIME_SCALE + 1) * height * width * SPACE_SCALE**2
     return None if whole and pixels <= WHOLE_PIXELS else TilingConfig.default()
@@ -142,16 +144,20 @@ def decoder_tiling(video: mx.array, whole: bool) -> TilingConfig | None:
 def decode(run: Run, video: mx.array, audio: mx.array, whole: bool = False) -> Iterator[Stage]:
     """Latents (1, F, H, W, 128) and (1, T, 16, 8) to frames, chunk by chunk, and the waveform.
 
-    Tiles overlap and show in the picture, so each mode cuts as its official pipeline does (``decoder_tiling``). A sound
-    that the request gives takes the decoded one's place: it is better than its own reconstruction.
+    Tiles overlap and show in the picture, so each mode cuts as its official pipeline does. What is decoded ``whole`` goes
+    through the decoder a few frames at a time, which gives the same picture; a literal run calls its modules as wholes
+    (``decoder_tiling``). A sound that the request gives takes the decoded one's place: it is better than its own
+    reconstruction.
     """
     rate = run.models.checkpoint.config.bwe.output_sampling_rate if run.sound is None else run.sound.sampling_rate
     yield Stage("latent", {"video": video, "audio": audio}, values={"sample_rate": rate, "frame_rate": run.request.frame_rate})
     with run.models.use("video_decoder") as decoder:
-        for chunk in tiled_decode(decoder, video, decoder_tiling(video, whole)):
+        streams = whole and run.batch_guidance is not False
+        chunks = streamed_decode(decoder, video) if streams else tiled_decode(decoder, video, decoder_tiling(video, whole))
+        for chunk in chunks:
             pixels = chunk[0]  # (n, H, W, 3)
             yield Stage("frames", {"frames": to_uint8(pixels)}, values={"pixels": pixels})
-        del decoder, chunk, pixels
+        del decoder, chunk, chunks, pixels
     if run.sound is not None:
         yield Stage("waveform", {"audio": mx.array(run.sound.waveform)}, values={"sample_rate": rate})
         return

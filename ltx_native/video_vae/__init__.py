@@ -2,6 +2,7 @@
 
 from ltx_native.video_vae.decoder import VideoDecoder
 from ltx_native.video_vae.encoder import VideoEncoder
+from ltx_native.video_vae.streamed import streamed_decode
 from ltx_native.video_vae.tiled import tiled_decode, tiled_encode
 from ltx_native.video_vae.tiling import SpatialTilingConfig, TemporalTilingConfig, TilingConfig
 
@@ -11,6 +12,7 @@ __all__ = [
     "TilingConfig",
     "VideoDecoder",
     "VideoEncoder",
+    "streamed_decode",
     "tiled_decode",
     "tiled_encode",
 ]

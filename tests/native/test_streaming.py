@@ -19,7 +19,8 @@ from ltx_native.errors import CheckpointError
 from ltx_native.lora import LoRA
 from ltx_native.models import Models
 from ltx_native.pipelines.denoise import Denoiser
-from ltx_native.request import Lora
+from ltx_native.pipelines.stages import Run, decode
+from ltx_native.request import Lora, Request
 from ltx_native.streaming import StreamedBlocks, streamed_transformer
 from ltx_native.tensor_files import Pending, read_tensors, write_safetensors
 from ltx_native.transformer.block import BasicAVTransformerBlock
@@ -27,7 +28,9 @@ from ltx_native.transformer.modality import Modality
 from ltx_native.transformer.model import LTXModel
 from ltx_native.transformer.passes import Pass, run_batched, run_one
 from ltx_native.transformer.perturbations import Perturbation, PerturbationConfig, PerturbationType
+from ltx_native.video_vae import VideoDecoder, streamed_decode
 from parity.world.random_checkpoint import write_lora
+from tests.native.media_networks import VIDEO, normal, randomized, rel_l2
 
 Paths = dict[str, Path]
 
@@ -193,3 +196,32 @@ def test_the_command_line_makes_the_same_video_with_low_ram(
         assert main(["generate", "--prompt=a fox", "--engine=native", "--quiet", out, *files, *size, *lora, *flags]) == 0
     assert streamed == [False, True]
     assert (tmp_path / "whole.mp4").read_bytes() == (tmp_path / "low.mp4").read_bytes()
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("frames", [1, 2, 5])
+def test_frames_decoded_a_few_at_a_time_are_those_of_the_whole_clip(causal: bool, frames: int) -> None:
+    decoder = randomized(VideoDecoder(replace(VIDEO, causal_decoder=causal)))
+    latent = normal(2, frames, 2, 3, 16)
+    whole = decoder(latent)
+    for latent_frames in (1, 2, 3):
+        chunks = list(streamed_decode(decoder, latent, latent_frames))
+        assert frames < 3 or len(chunks) > 1
+        assert rel_l2(mx.concatenate(chunks, axis=1), whole) < 1e-5
+
+
+def test_a_one_stage_run_streams_its_frames_and_a_literal_one_calls_the_decoder(tiny: Paths) -> None:
+    models = Models(Checkpoint.open(tiny["model"], tiny["gemma"]), mx.float32, keep=True)
+    size: dict[str, Any] = {"num_frames": 25, "width": 64, "height": 64, "frame_rate": 24.0}
+    request = Request(
+        "a fox", model=str(tiny["model"]), gemma=str(tiny["gemma"]), stg_blocks=(1,), audio_stg_blocks=(1,), **size
+    )
+    latent = mx.random.normal((1, 4, 2, 2, 128), key=mx.random.key(0)), mx.random.normal((1, 26, 16, 8), key=mx.random.key(1))
+    pixels = {}
+    for literal in (None, False):
+        run = Run.of(models, request, None, literal)
+        frames = [s.values["pixels"] for s in decode(run, *latent, whole=True) if s.name == "frames"]
+        assert (len(frames) == 1) == (literal is False)
+        pixels[literal] = mx.concatenate(frames)
+    assert pixels[None].shape == (25, 64, 64, 3)
+    assert rel_l2(pixels[None], pixels[False]) < 1e-5

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from ltx_native.streaming import StreamedBlocks, streamed_transformer
 from ltx_native.tensor_files import read_tensors
 from ltx_native.transformer.modality import Modality
 from ltx_native.transformer.model import LTXModel
-from parity.world import full_size, full_step, layout, quick_weights
+from parity.world import full_decode, full_size, full_step, layout, quick_weights
 from parity.world.dequantised import write_dequantised_block
 from parity.world.full_size import full_config, main, write_block, write_full_size
 from parity.world.presets import preset
@@ -206,3 +207,23 @@ def test_the_step_command_names_what_is_wrong(folder: Path, tmp_path: Path, caps
     for arguments in ([str(tmp_path / "none")], [str(folder), "--dtype", "int8"]):
         assert full_step.main(arguments) == 2
     assert capsys.readouterr().err.count("full_step: The ") == 2
+
+
+def test_the_true_decoder_has_the_published_shapes() -> None:
+    """86 tensors, 407 million numbers; convolutions by width as in the published folder."""
+    table = [t for t in layout.video_vae(full_decode.true_vae()) if t.key.startswith("vae.decoder.")]
+    assert len(table) + 2 == 86
+    assert sum(math.prod(t.shape) for t in table) == pytest.approx(407e6, rel=2e-3)
+    ups = [t.shape for t in table if re.search(r"up_blocks\.\d\.conv\.conv\.weight", t.key)]
+    assert [shape[:2] for shape in ups] == [(4096, 1024), (4096, 512), (512, 512), (512, 256)]
+    assert [t.shape[:2] for t in table if t.key == "vae.decoder.conv_out.conv.weight"] == [(48, 128)]
+
+
+def test_the_decode_command_counts_frames_and_names_a_wrong_size(capsys: pytest.CaptureFixture[str]) -> None:
+    """The true-size decoder takes minutes; a narrow one goes the same way."""
+    narrow = full_decode.true_vae() | {"decoder_base_channels": 2}
+    size = ["--frames", "17", "--height", "64", "--width", "96"]
+    assert full_decode.main([*size, "--dtype", "bfloat16"], narrow) == 0
+    assert re.search(r"17 frames 64 x 96 in [\d.]+ s .*peak resident [\d.]+ GB", capsys.readouterr().out)
+    assert full_decode.main([*size[:-1], "100"], narrow) == 2
+    assert "in --width): found 100, expected a multiple of 32, plus 0" in capsys.readouterr().err
