@@ -8,7 +8,7 @@ export OMP_NUM_THREADS ?= 1
 export OPENBLAS_NUM_THREADS ?= 1
 export LTX_REFERENCE_PYTHON ?= $(CURDIR)/$(REFERENCE_VENV)/bin/python
 
-.PHONY: demo test setup system native reference lint types tests parity external-cli bench bench-probe full-size false-alarms certify ladder fidelity world-train gate-simulate clean
+.PHONY: demo test setup system native reference lint types tests parity external-cli bench bench-probe full-size false-alarms certify mutants ladder fidelity world-train gate-simulate clean
 .DEFAULT_GOAL := demo
 
 demo: setup
