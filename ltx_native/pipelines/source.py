@@ -67,7 +67,7 @@ def encode_source(models: Models, request: Request) -> Source:
     with models.use("video_encoder") as encoder:
         video = encoder(mx.array(pixels).astype(models.dtype))
         mx.eval(video)
-    del pixels
+        del encoder, pixels  # a name left behind would keep the weights in memory beside the next component's
     sound = read_audio(path)
     if sound is None:
         return Source(video, None)
