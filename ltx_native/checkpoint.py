@@ -47,7 +47,7 @@ class Checkpoint:
         if located.gemma_folder is not None:
             located.check_gemma()
         for component in located.components:
-            checkpoint._names(component)
+            checkpoint.names(component)
         return checkpoint
 
     @property
@@ -84,7 +84,7 @@ class Checkpoint:
         """Native name → array in MLX's axes and in `dtype` (packed quantised weights stay uint32). Nothing is read yet."""
         wanted = as_dtype(dtype)
         result: dict[str, mx.array] = {}
-        for path, names in self._names(component):
+        for path, names in self.names(component):
             tensors = read_tensors(path)
             official = self._torch_axes(component, path)
             for key, name in names.items():
@@ -99,7 +99,7 @@ class Checkpoint:
         wanted = as_dtype(dtype)
         return fill(module, self.weights(component, wanted), wanted, f"{component} of {self.located.root.name}", loras)
 
-    def _names(self, component: str) -> Iterator[tuple[Path, dict[str, str]]]:
+    def names(self, component: str) -> Iterator[tuple[Path, dict[str, str]]]:
         """For each file of the component: stored key → native name; refuses keys that nothing accounts for."""
         if component not in self._known:
             self._known[component] = self._read_names(component)

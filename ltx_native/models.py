@@ -84,7 +84,7 @@ class Models:
 
             module: nn.Module = streamed_transformer(self.checkpoint, self.dtype, loras, self._block_loaded)
         else:
-            module = self._build(component)
+            module = self.build(component)
             adapters = [LoRA.open(lora.path, lora.strength) for lora in loras]
             self.checkpoint.load(component, module, self.dtype, adapters)
         if self.on_load is not None:
@@ -95,7 +95,8 @@ class Models:
         if self.on_load is not None:
             self.on_load(f"transformer.transformer_blocks.{index}", block)
 
-    def _build(self, component: str) -> nn.Module:
+    def build(self, component: str) -> nn.Module:
+        """The component as its configuration says, without its weights."""
         config = self.checkpoint.config
         if component == "gemma":
             from ltx_native.text_encoder.gemma3 import GemmaTextModel

@@ -59,10 +59,20 @@ VERBS: dict[str, Verb] = {
         ),
         "parity.verbs.gate",
     ),
+    "calibrate": Verb(
+        "measure what the reference differs from itself: the noise floors",
+        ("parity calibrate --steps 2 --output reports/floors.toml",),
+        "parity.verbs.calibrate",
+    ),
     "certify": Verb(
         "plant known port mistakes and see which are caught",
         ("parity certify --list", "parity certify --only TIM-01 --output reports/one-fault.json"),
         "parity.verbs.certify",
+    ),
+    "reduce": Verb(
+        "cut one module out of a run, with a runner that fails while it is wrong",
+        ("parity reduce transformer.transformer_blocks.0.attn1 --steps 2 --output reports/attn1",),
+        "parity.verbs.reduce",
     ),
     "report": Verb(
         "make the page of a run again",

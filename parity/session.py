@@ -20,7 +20,7 @@ from ltx_native.verdict import current_fingerprints
 from parity import provenance
 from parity.align import Alignment, align
 from parity.arbitration.departures import for_report
-from parity.bounds import Bounds, load_bounds
+from parity.bounds import Bounds, BoundsError, load_bounds
 from parity.capture.functions import Functions
 from parity.capture.native import NativeRun, capture, injected_noise
 from parity.capture.reference import Checkpoint, ReferenceCache, ReferenceUnavailable, reference_replay
@@ -31,6 +31,7 @@ from parity.details import collect_details, worth_showing
 from parity.fidelity_evidence import Evidence, evidence_for
 from parity.fidelity_policy import read_policy
 from parity.fidelity_shown import Shown
+from parity.floors import Floors, config_sha256, load_floors
 from parity.gate import Judgement, TensorPolicy, judge_harness, judge_tensors, load_policy, write_verdict
 from parity.gate_check import code_files
 from parity.localise import failing, first_guilty
@@ -61,6 +62,8 @@ class Session:
     cases: list[CaseResult] = field(default_factory=list)
     shown: Shown | None = None  # prompts made in this run, for the page
     certificate: Path = field(default_factory=named_certificate)
+    floors: Floors = field(default_factory=load_floors)
+    doubts: list[str] = field(default_factory=list)  # why what was compared cannot be judged
 
     def native_checkpoint(self) -> NativeCheckpoint:
         paths = self.checkpoint
@@ -84,6 +87,7 @@ class Session:
         with phase(f"{case.name}: reference", self.quiet):
             reference, reference_video = self.cache.capture(case, self.checkpoint, sites, self.quiet)
         captured = time.perf_counter()
+        self._check_floors(reference)
         folder = self.output / case.name
         with phase(f"{case.name}: native", self.quiet):
             native = capture(
@@ -191,7 +195,9 @@ class Session:
             judgement = judgement.join(Judgement("inconclusive", (str(error),)))
             fingerprints = current_fingerprints("")
         fidelity = evidence_for(self.checkpoint.model, fingerprints, read_policy()).with_shown(self.shown)
-        judgement = judgement.join(fidelity.judgement).join(judge_harness(certificate_problem(self.certificate)))
+        judgement = judgement.join(fidelity.judgement)
+        for doubt in (*dict.fromkeys(self.doubts), certificate_problem(self.certificate)):
+            judgement = judgement.join(judge_harness(doubt))
         verdict = verdict or self.output / "verdict.json"
         results = self.output / "results.json"
         write_json(
@@ -215,7 +221,11 @@ class Session:
         compared = sum(case.coverage.compared for case in self.cases if case.coverage)
         evidence = {
             "results": {"path": os.path.relpath(results, verdict.parent), "sha256": file_sha256(results)},
-            "rests_on": [f"{compared} tensors of {len(self.cases)} cases in float32", *fidelity.rests_on],
+            "rests_on": [
+                f"{compared} tensors of {len(self.cases)} cases in float32",
+                *fidelity.rests_on,
+                *self._bound_rests_on(),
+            ],
             "sites_compared": compared,
             "fidelity": dict(fidelity.source),
             "files": code_files(),
@@ -223,6 +233,26 @@ class Session:
             "cases": [case.name for case in self.cases],
         }
         return write_verdict(verdict, judgement, fingerprints, evidence, provenance.commit())
+
+    def _bound_rests_on(self) -> list[str]:
+        """What the end-to-end bound is measured against: the reference's own rounding, carried through a whole run."""
+        try:
+            found = self.floors.of(config_sha256(self.checkpoint.model))
+        except BoundsError:
+            found = None
+        if found is None:
+            return []
+        moved = max((value for name, value in found.divergence.items() if name.startswith("latent.")), default=0.0)
+        text = f"the reference moves its latents by {moved:.1e} when its start moves by its own rounding, {found.nudge:.1e}"
+        return [f"{text}; the bound is {self.policy.latents:.0e}"]
+
+    def _check_floors(self, reference: Trace) -> None:
+        """Limits were set by floors of one reference and configuration; of another they say nothing."""
+        try:
+            problem = self.floors.problem(config_sha256(self.checkpoint.model), reference.manifest["versions"])
+        except BoundsError as error:
+            problem = str(error)
+        self.doubts += [problem] if problem else []
 
     def fingerprints(self) -> dict[str, str]:
         """Those of now. Raises UserError when the checkpoint cannot be read."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from ltx_native.request import Request
 from parity.capture.reference import Checkpoint, ReferenceCache
 from parity.cases import T2V_SQUARE
 from parity.checkpoints import cache_folder
+from parity.floors import Floors, config_sha256
 from parity.gate import Judgement
 from parity.plugin import Parity
 from parity.session import Session
@@ -40,13 +42,47 @@ def cache() -> ReferenceCache:
 
 
 @pytest.fixture(scope="module")
-def healthy(checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A verdict that lets native serve."""
+def compared(checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Session:
+    """A healthy comparison, by a harness that has its certificate."""
     folder = tmp_path_factory.mktemp("healthy")
     session = Session(checkpoint, folder, cache(), certificate=write_certificate(folder / "certificate.json"))
-    result = session.compare(T2V_SQUARE)
-    assert session.finish(page=False)["verdict"] == "pass", result.finding
-    return session.output / "verdict.json"
+    session.compare(T2V_SQUARE)
+    return session
+
+
+@pytest.fixture(scope="module")
+def healthy(compared: Session) -> Path:
+    """A verdict that lets native serve."""
+    write_certificate(compared.certificate)
+    verdict = compared.finish(page=False)
+    assert verdict["verdict"] == "pass", verdict["reasons"]
+    return compared.output / "verdict.json"
+
+
+def test_a_harness_without_a_current_certificate_clears_nothing(compared: Session, tmp_path: Path, parity: Parity) -> None:
+    parity.count(1)
+    old = write_certificate(tmp_path / "old.json", code="0" * 64)
+    for path, said in ((old, "older than the harness"), (tmp_path / "none.json", "no sensitivity certificate")):
+        verdict = replace(compared, certificate=path).finish(tmp_path / "verdict.json", page=False)
+        assert verdict["verdict"] == "inconclusive"
+        assert said in verdict["reasons"][-1]
+        assert "make certify" in verdict["reasons"][-1]
+
+
+def test_floors_of_another_reference_judge_nothing(compared: Session, tmp_path: Path, parity: Parity) -> None:
+    parity.count(1)
+    reference, _ = cache().capture(T2V_SQUARE, compared.checkpoint)
+    config = config_sha256(compared.checkpoint.model)
+    current = compared.floors.of(config)
+    assert current is not None
+    for floors in (Floors(), Floors((replace(current, versions={**current.versions, "torch": "1.0"}),))):
+        problem = floors.problem(config, reference.manifest["versions"])
+        verdict = replace(compared, doubts=[problem]).finish(tmp_path / "verdict.json", page=False)
+        assert verdict["verdict"] == "inconclusive"
+        assert "parity calibrate" in verdict["reasons"][0]
+    session = Session(compared.checkpoint, tmp_path / "run", cache(), floors=Floors())
+    session.compare(T2V_SQUARE)
+    assert session.doubts
 
 
 def test_a_healthy_verdict_lets_native_serve(checkpoint: Checkpoint, healthy: Path, parity: Parity) -> None:
