@@ -1,6 +1,6 @@
 """Run as a process of its own: `generate_video` from given latents on; prints the peak memory that decoding and encoding add.
 
-    python decode_memory.py CHECKPOINT_FOLDER SOUND FRAMES tiles|whole OUT
+    python decode_memory.py CHECKPOINT_FOLDER SOUND FRAMES tiles|streamed|at-once OUT
 
 Megabytes of resident memory above what the process held before the first frame was decoded.
 """
@@ -38,15 +38,15 @@ def main(folder: str, sound: str, frames: str, how: str, out: str) -> None:
         run = stages.Run.of(models, request, noise, batch_guidance)
         shape = VideoLatentShape.from_pixels(run.request.num_frames, SIDE, SIDE)
         short = VideoLatentShape.from_pixels(17, SIDE, SIDE)
-        for _ in stages.decode(run, _latent(short), mx.zeros((1, 1, 16, 8))):
+        for _ in stages.decode(run, _latent(short), mx.zeros((1, 1, 16, 8)), how == "streamed"):
             pass  # what every run allocates once
         video = _latent(shape)
         mx.eval(video)
         before.append(peak_megabytes())
-        yield from stages.decode(run, video, mx.zeros((1, 1, 16, 8)))
+        yield from stages.decode(run, video, mx.zeros((1, 1, 16, 8)), how == "streamed")
 
     generate.select = lambda request: decoding  # type: ignore[attr-defined]
-    if how == "whole":
+    if how == "at-once":
         stages.decoder_tiling = lambda video, whole: None
     request = Request(
         "a fox", model=f"{folder}/ltx-2.3-tiny.safetensors", gemma=f"{folder}/gemma", output_path=out, num_frames=int(frames),

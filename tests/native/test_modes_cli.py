@@ -10,12 +10,15 @@ import sys
 from pathlib import Path
 
 import av
+import mlx.core as mx
 import numpy as np
 import pytest
 
 from ltx_native.checkpoint import Checkpoint
-from ltx_native.cli import join_text, parser, request_of
+from ltx_native.cli import join_text, main, parser, request_of
+from ltx_native.files import read_header
 from ltx_native.media import read_audio, video_metadata
+from ltx_native.models import COMPONENTS, Models
 from ltx_native.request import MODES, PIPELINES, Request
 from tests.native.mode_files import CLIP_FRAMES, CLIP_RATE, write_mode_files
 
@@ -106,3 +109,24 @@ def test_the_conversion_writes_a_folder_that_makes_a_video(files: Path, tmp_path
     done = ltx_native([*words, *SMALL, "-W", "128", "--pipeline", "two-stage"], files)
     assert done.returncode == 0, done.stderr
     check_video(out, 17, 24.0, (128, 64))
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "q8", "q4"])
+def test_a_conversion_says_what_became_of_every_key(
+    dtype: str, files: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / dtype
+    upsampler = files / "ltx-2.3-spatial-upscaler-x2.safetensors"
+    words = ["convert", str(files / "official.safetensors"), str(out), "--dtype", dtype, "--group-size", "32", "--verbose"]
+    assert main([*words, "--upsampler", str(upsampler)]) == 0
+    *told, summary = capsys.readouterr().out.splitlines()
+    keys = [*read_header(files / "official.safetensors").shapes]
+    keys += [f"{upsampler.stem}: {key}" for key in read_header(upsampler).shapes]
+    assert sorted(line.split(" -> ")[0] for line in told) == sorted(keys)
+    assert all(" -> nothing" not in line for line in told)
+    assert summary.startswith(f"{len(keys)} keys -> {out}: ")
+    checkpoint = Checkpoint.open(out, files / "GEMMA")
+    models = Models(checkpoint, mx.bfloat16)
+    for component in COMPONENTS:
+        with models.use(component):
+            pass
