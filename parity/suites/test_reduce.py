@@ -17,6 +17,8 @@ from parity.plugin import Parity
 from parity.reduce import ReduceError, reduce, run
 from parity.session import Session
 
+pytestmark = pytest.mark.slow
+
 # A mistake in a module's code, in a layer's weights as they are loaded, under a mask, and in a function between modules.
 PLANTED = {
     "ATT-06": "transformer.transformer_blocks.1.attn2",

@@ -22,6 +22,7 @@ from parity.session import Session
 from parity.sketch import estimate, estimates, of, read
 from parity.trace import leaves
 
+pytestmark = pytest.mark.slow
 CACHE = ReferenceCache(cache_folder() / "reference")
 
 
