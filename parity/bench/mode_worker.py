@@ -29,40 +29,55 @@ from reference_bridge.adapters.service import timed, usage
 STEP_STAGES = ("substep", "noised", "step")
 
 
+Times = tuple[float, float]  # wall and processor seconds
+
+
+def now() -> Times:
+    return time.perf_counter(), time.process_time()
+
+
+def since(start: Times) -> Times:
+    wall, cpu = now()
+    return wall - start[0], cpu - start[1]
+
+
 class TimedModels(Models):
     """Models that know how long loading took."""
 
-    load_s = 0.0
+    load: Times = (0.0, 0.0)
 
     def _load(self, component: str, loras: Any) -> Any:
-        started = time.perf_counter()
+        started = now()
         try:
             return super()._load(component, loras)
         finally:
-            self.load_s += time.perf_counter() - started
+            wall, cpu = since(started)
+            self.load = self.load[0] + wall, self.load[1] + cpu
 
 
 class StageClock:
-    """Seconds from stage to stage without loading; several stages may make one denoising step."""
+    """Wall seconds from stage to stage, and both kinds of every denoising step, without loading."""
 
     def __init__(self, models: TimedModels) -> None:
         self.models = models
         self.seconds: dict[str, float] = {}
-        self.steps: list[float] = []
-        self._step = 0.0
+        self.steps: list[dict[str, float]] = []
+        self._step = 0.0, 0.0
         self.restart()
 
     def restart(self) -> None:
-        self._last, self._loaded = time.perf_counter(), self.models.load_s
+        self._last, self._loaded = now(), self.models.load
 
     def seen(self, stage: Stage) -> None:
-        spent = time.perf_counter() - self._last - (self.models.load_s - self._loaded)
-        self.seconds[stage.name] = self.seconds.get(stage.name, 0.0) + spent
-        if stage.name in STEP_STAGES:
-            self._step += spent
+        wall, cpu = since(self._last)
+        wall -= self.models.load[0] - self._loaded[0]
+        cpu -= self.models.load[1] - self._loaded[1]
+        self.seconds[stage.name] = self.seconds.get(stage.name, 0.0) + wall
+        if stage.name in STEP_STAGES:  # of a second-order step there are several
+            self._step = self._step[0] + wall, self._step[1] + cpu
         if stage.name == "step":
-            self.steps.append(self._step)
-            self._step = 0.0
+            self.steps.append({"seconds": self._step[0], "cpu_s": self._step[1]})
+            self._step = 0.0, 0.0
         self.restart()
 
 
@@ -84,7 +99,7 @@ def run(case: Case, checkpoint: Checkpoint, output: Path) -> dict[str, Any]:
             elif stage.name == "waveform":
                 writer.add_audio(np.array(stage.tensors["audio"]))
             clock.restart()
-    return {"steps_s": clock.steps, "stages_s": clock.seconds | {"load": models.load_s}}
+    return {"steps": clock.steps, "stages_s": clock.seconds | {"load": models.load[0]}}
 
 
 def main() -> int:

@@ -74,8 +74,11 @@ def about(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return {
         "process": {"wall_s": _spread(runs, "process_s"), "cpu_s": _spread(runs, "process_cpu_s")},
         "peak_bytes": spread([run["peak_bytes"] for run in runs]),
-        "step_s": spread([_step(run) for run in runs]),
-        "steps": len(runs[0]["steps_s"]),
+        "step": {
+            "wall_s": spread([_step(run, "seconds") for run in runs]),
+            "cpu_s": spread([_step(run, "cpu_s") for run in runs]),
+        },
+        "steps": len(runs[0]["steps"]),
         "stages_s": stages,
     }
 
@@ -84,15 +87,18 @@ def _spread(runs: Sequence[dict[str, Any]], name: str) -> dict[str, float]:
     return spread([float(run[name]) for run in runs])
 
 
-def _step(run: dict[str, Any]) -> float:
+def _step(run: dict[str, Any], kind: str) -> float:
     """The fastest step: the first ones of a process compile and warm up."""
-    return float(min(run["steps_s"]))
+    return float(min(step[kind] for step in run["steps"]))
 
 
 def _ratios(runs: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
     pairs = list(zip(runs["native"], runs["official"], strict=True))
     return {
-        "step": spread([_step(a) / _step(b) for a, b in pairs]),
+        "step": {
+            kind: spread([_step(a, name) / _step(b, name) for a, b in pairs])
+            for kind, name in (("wall", "seconds"), ("cpu", "cpu_s"))
+        },
         "process cpu": spread([a["process_cpu_s"] / b["process_cpu_s"] for a, b in pairs]),
         "peak": spread([a["peak_bytes"] / b["peak_bytes"] for a, b in pairs]),
     }

@@ -60,7 +60,7 @@ def _all_ratios(found: Mapping[str, Any]) -> dict[str, Mapping[str, float]]:
     for section in ("steps", "block"):
         for name, row in found.get(section, {}).items():
             ratios |= {f"{name} ({pair.split(' ÷ ')[1]})": told["cpu"] for pair, told in row.items() if " ÷ " in pair}
-    return ratios | {f"mode {name}": row["native ÷ official"]["step"] for name, row in found.get("modes", {}).items()}
+    return ratios | {f"mode {name}": row["native ÷ official"]["step"]["cpu"] for name, row in found.get("modes", {}).items()}
 
 
 def _ratios(ratios: Mapping[str, Mapping[str, float]]) -> Figure:

@@ -56,14 +56,14 @@ def _block(found: Found) -> Iterator[str]:
 
 
 def _modes(found: Found) -> Iterator[str]:
-    yield "mode           step ms native / official   ratio   process cpu s       peak GB"
+    yield "mode           step cpu ms native/official ratio   process cpu s       peak GB"
     for name, row in found.items():
         ours, theirs, ratio = row["native"], row["official"], row["native ÷ official"]
-        steps_ms = [1e3 * side["step_s"]["median"] for side in (ours, theirs)]
+        steps_ms = [1e3 * side["step"]["cpu_s"]["median"] for side in (ours, theirs)]
         cpu = [side["process"]["cpu_s"]["median"] for side in (ours, theirs)]
         peak = [side["peak_bytes"]["median"] / 1e9 for side in (ours, theirs)]
         yield (
-            f"{name:14} {steps_ms[0]:8.2f} / {steps_ms[1]:8.2f}      {ratio['step']['median']:6.2f}"
+            f"{name:14} {steps_ms[0]:8.2f} / {steps_ms[1]:8.2f}      {ratio['step']['cpu']['median']:6.2f}"
             f"   {cpu[0]:6.2f} / {cpu[1]:6.2f}   {peak[0]:.2f} / {peak[1]:.2f}"
         )
 
