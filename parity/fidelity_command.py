@@ -29,6 +29,7 @@ from parity.fidelity_store import Side, Store, write_whole
 from parity.fidelity_suite import read_suite
 from parity.fidelity_tables import ladder_table, result_lines, shares
 from parity.fidelity_world import CASE, world_suite
+from parity.progress import counting
 
 WORLD: Final = Path(__file__).with_name("world") / "checkpoint"
 WORLD_CLIP: Final = Path(__file__).with_name("world") / "clip"
@@ -127,7 +128,7 @@ def _run(options: argparse.Namespace) -> int:
     def side(rung: str) -> Side:
         return native_side(checkpoint, case, options.dtype, rung)
 
-    with ReferenceServer(checkpoint, case) as server:
+    with counting("prompts", options.quiet) as say, ReferenceServer(checkpoint, case) as server:
         work = Run(
             suite=suite,
             native=side("none"),
@@ -135,7 +136,7 @@ def _run(options: argparse.Namespace) -> int:
             embedder=Clip.open(options.clip),
             policy=policy,
             store=Store(options.output / "store"),
-            say=(lambda text: None) if options.quiet else (lambda text: print(text, file=sys.stderr, flush=True)),
+            say=say,
             ahead=True,
             context=current_fingerprints(opened.fingerprint()),
         )
@@ -164,12 +165,14 @@ def _report(options: argparse.Namespace, content: dict[str, Any], result: Fideli
     verdict = result.judgement.verdict
     if options.promote:
         promote(path, rows if options.suite is None and options.model is None else [])
+    next_step = "parity compare" if whole else "parity fidelity"
     if getattr(options, "json", False):
-        print(json.dumps(content))
+        print(json.dumps(content | {"next": next_step}))
         return EXIT[verdict]
     for line in result_lines(content):
         print(line)
     print(f"fidelity: {verdict} after {content['seen']} of {content['size']} prompts, written to {path}")
+    print(f"next: {next_step}")
     return EXIT[verdict]
 
 
@@ -192,13 +195,20 @@ def _ladder(work: Run, sides: dict[str, Side], options: argparse.Namespace) -> i
     }
     path = options.output / "ladder.json"
     write_result(path, content)
-    print(json.dumps(content) if getattr(options, "json", False) else ladder_table(table))
+    next_step = "parity fidelity"
+    if getattr(options, "json", False):
+        print(json.dumps(content | {"next": next_step}))
+    else:
+        print(ladder_table(table))
     if not whole:
+        if not getattr(options, "json", False):
+            print(f"next: {next_step}")
         return 0
     for reason in judgement.reasons:
         print(f"- {reason}", file=sys.stderr)
     if not getattr(options, "json", False):
         print(f"ladder: {'every severe rung fails' if judgement.verdict == 'pass' else 'does not hold'}, written to {path}")
+        print(f"next: {next_step}")
     return EXIT[judgement.verdict]
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from dataclasses import replace
 from pathlib import Path
 
 from parity.arbitration.departures import read_departures
 from parity.arbitration.table import SIDES, Row, arbitrate, table
+from parity.progress import shown
 from parity.trace import Trace, TraceError
 
 
@@ -36,10 +38,14 @@ def run(args: argparse.Namespace) -> int:
 
     try:
         rows = _from_traces(args.traces, args.sites) if args.traces else _from_a_run(args)
-    except (BridgeError, TraceError, ValueError) as error:
-        print(f"parity arbitrate: {error}", file=sys.stderr)
-        return 2
-    print(json.dumps([row.to_json() for row in rows], indent=1) if args.json else table(rows, args.all))
+    except (BridgeError, TraceError) as error:
+        raise ValueError(str(error)) from error
+    departing = next((row.site for row in rows if row.departs == "native"), None)
+    next_step = f"parity explain {departing}" if departing else "parity compare"
+    if args.json:
+        print(json.dumps({"rows": [row.to_json() for row in rows], "next": next_step}, indent=1))
+    else:
+        print(f"{table(rows, args.all)}\nnext: {next_step}")
     return status(rows)
 
 
@@ -55,9 +61,13 @@ def _from_a_run(args: argparse.Namespace) -> list[Row]:
     from parity.arbitration import checkpoint
     from parity.arbitration import run as runner
     from parity.checkpoints import cache_folder
+    from reference_bridge.environment import cache_dir, find_cli
+
+    # Without a CLI there is nothing to arbitrate: that is said before minutes go into a checkpoint.
+    find_cli(os.environ, cache_dir(os.environ) / "surveys").require()
 
     def say(text: str) -> None:
-        if not args.quiet:
+        if shown(args.quiet):
             print(text, file=sys.stderr)
 
     say("checkpoint … (made once, 1.9 GB, minutes)")

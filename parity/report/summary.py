@@ -140,12 +140,12 @@ def _certificate(certificate: Mapping[str, Any] | None) -> Card:
 
 
 def reproduce(case: Mapping[str, Any]) -> str:
-    """The command that looks closer at a case's finding."""
+    """The command that looks closer at a case's finding, to be run in the folder of results.json."""
     finding = case["finding"]
     if finding.get("reproduce"):
         return str(finding["reproduce"])
     key = finding["key"]
-    parts = ["parity", "explain", key["site"], "--case", case["name"]]
+    parts = ["parity", "explain", key["site"], "--results", "results.json", "--case", case["name"]]
     if key.get("step") is not None:
         parts += ["--step", str(key["step"])]
     if key.get("guidance_pass"):

@@ -48,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
         "coverage": result.coverage.sentence() if result.coverage else None,
         "report": str(args.output / "report.html"),
     }
-    show(args, found, _next_step(args.output, verdict["verdict"], session.cases))
+    show(args, found, _next_step(args.output, verdict["verdict"], verdict["reasons"], session.cases))
     return STATUS[verdict["verdict"]]
 
 
@@ -67,9 +67,12 @@ def _search(args: argparse.Namespace, session: Session, case: Case) -> int:
     return STATUS["fail" if found.found else "pass"]
 
 
-def _next_step(output: Path, verdict: str, cases: Sequence[CaseResult]) -> str:
-    """Promote what passed, explain what was found, look at the machine when nothing could be compared."""
+def _next_step(output: Path, verdict: str, reasons: Sequence[str], cases: Sequence[CaseResult]) -> str:
+    """Promote what passed, explain what was found, make the evidence that is missing, else look at the machine."""
     if verdict == "pass":
         return shlex.join(["parity", "gate", "--promote", str(output / "verdict.json")])
     site = next((case.finding.key.site for case in cases if case.finding is not None), None)
-    return shlex.join(["parity", "explain", site]) if site else "parity doctor"
+    if site:
+        return shlex.join(["parity", "explain", site, "--results", str(output / "results.json")])
+    makers = ("make reference", "make certify", "parity fidelity")
+    return next((command for command in makers if any(command in reason for reason in reasons)), "parity doctor")
