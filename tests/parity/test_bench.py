@@ -1,0 +1,150 @@
+"""The bench: samples in turns, growth exponents, the native services it asks, its table, its plots, its command line."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from parity.bench import modes, throughput
+from parity.bench.__main__ import main
+from parity.bench.clock import Sample, exponent, interleave, spread, summary
+from parity.bench.native_side import Block, Steps
+from parity.bench.one_block import TARGETS
+from parity.bench.plots import draw
+from parity.bench.tables import table
+from parity.capture.reference import ReferenceUnavailable
+from parity.checkpoints import tiny
+
+SIZE = {"width": 64, "height": 64, "frames": 9, "frame_rate": 24.0, "text_tokens": 16, "guided": False}
+
+
+def test_subjects_take_turns_and_warming_up_is_not_counted():
+    order: list[str] = []
+
+    def subject(name: str, seconds: float):
+        def run() -> Sample:
+            order.append(name)
+            return Sample(seconds, seconds / 2)
+
+        return run
+
+    found = interleave({"native": subject("native", 1.0), "official": subject("official", 4.0)}, rounds=3, warmup=1)
+    assert [len(runs) for runs in found.values()] == [3, 3]
+    assert order == ["official", "native", "native", "official"] * 2
+    told = summary(found)
+    assert told["native"]["cpu_s"] == {"min": 0.5, "median": 0.5, "max": 0.5}
+    assert told["native ÷ official"]["wall"]["median"] == 0.25
+
+
+def test_growth_exponent():
+    assert exponent([1, 2, 4, 8], [3.0, 12.0, 48.0, 192.0]) == pytest.approx(2.0)
+    with pytest.raises(ValueError, match="two sizes"):
+        exponent([4, 4], [1.0, 2.0])
+    assert spread([3.0, 1.0, 2.0]) == {"min": 1.0, "median": 2.0, "max": 3.0}
+
+
+@pytest.fixture(scope="module")
+def steps() -> Steps:
+    return Steps(str(tiny().model))
+
+
+def test_native_steps_at_a_size(steps: Steps):
+    assert steps.shape({**SIZE, "blocks": 1}) == {"video_tokens": 8, "audio_tokens": 9, "blocks": 1}
+    assert steps.shape({**SIZE, "guided": True})["blocks"] == 2
+    for answer in (steps.step({}), steps.decode({})):
+        assert answer["seconds"] > 0
+
+
+@pytest.mark.parametrize(("every", "least"), [(False, 2), (True, 100)])
+def test_recording_records(steps: Steps, every: bool, least: int):
+    steps.shape(SIZE)
+    counts = {what: steps.record({"what": what, "every": every})["records"] for what in ("sketch", "tensors")}
+    assert counts["sketch"] == counts["tensors"] >= least
+    assert "records" not in steps.record({"what": "", "every": every})
+    assert type(steps.transformer).__name__ == "LTXModel"
+
+
+@pytest.mark.parametrize("plain", [False, True])
+def test_one_native_block_hands_over_what_it_computes_with(tmp_path: Path, plain: bool):
+    block = Block(str(tiny().model))
+    files = {name: str(tmp_path / f"{name}.safetensors") for name in ("weights", "inputs", "output")}
+    told = block.load({**SIZE, "index": 1, "plain": plain, "weights": files["weights"], "inputs": files["inputs"]})
+    assert told["tokens"] == [8, 9]
+    assert block.run({"output": files["output"]})["seconds"] > 0
+    before, after = load_file(files["inputs"]), load_file(files["output"])
+    assert set(after) == {"video.x", "audio.x"}
+    assert not np.array_equal(before["video.x"], after["video.x"])
+    assert "attn1.to_q.weight" in load_file(files["weights"])
+
+
+def test_throughput_is_measured_in_bounded_memory():
+    found = throughput.measure(megabytes=8, rounds=2)
+    assert all(found[name]["gb_per_s"]["min"] > 0 for name in throughput.PAIRS)
+    assert found["extra_bytes"] < throughput.TARGETS["extra_bytes"]
+
+
+def test_a_process_is_measured_whole(tmp_path: Path):
+    program = "import json; x = bytes(50_000_000); print(json.dumps({'steps': [], 'stages_s': {}}))"
+    found = modes.process([sys.executable, "-c", program])
+    assert found["peak_bytes"] > 50e6
+    assert found["process_s"] > 0
+    with pytest.raises(ReferenceUnavailable, match="status 3"):
+        modes.process([sys.executable, "-c", "import sys; sys.exit(3)"])
+
+
+def _engines(cpu: float) -> dict:
+    times = {"min": cpu, "median": cpu, "max": cpu}
+    ratio = {"wall": {"min": 0.5, "median": 0.5, "max": 0.5}, "cpu": {"min": 0.5, "median": 0.5, "max": 0.5}}
+    return {
+        "native": {"wall_s": times, "cpu_s": times},
+        "official": {"wall_s": times, "cpu_s": times},
+        "native ÷ official": ratio,
+        "peak_bytes": {"native": 1e9, "official": 2e9},
+        "rounds": 1,
+    }
+
+
+def _found() -> dict:
+    point = {"x": 1, **_engines(1.0)}
+    return {
+        "steps": {"mid forward": {**_engines(1.0), "tokens": {"video_tokens": 256, "audio_tokens": 64}}},
+        "block": {"float32": {**_engines(1.0), "tokens": [1650, 101], "rel_l2": {"video": 1e-4, "audio": 1e-7}}},
+        "growth": {"blocks": {"points": [point, {**point, "x": 2}], "exponents": {"native": 1.0, "official": 1.1}}},
+    }
+
+
+def test_the_table_says_what_misses_its_target():
+    text = table(_found())
+    assert "target: native ÷ official at most 0.95: 0.500 ✓" in text
+    assert "rel_l2 video 0.0001, audio 1e-07; peak 2.00 GB ✗" in text
+    assert TARGETS["rel_l2"] == 1e-5
+
+
+def test_plots_are_svg(tmp_path: Path):
+    drawn = draw(_found(), tmp_path)
+    assert [path.name for path in drawn] == ["growth.svg", "ratios.svg"]
+    for path in drawn:
+        assert ElementTree.parse(path).getroot().tag.endswith("svg")
+    assert not draw({}, tmp_path / "none")
+
+
+def test_sections_are_kept_beside_each_other(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    (tmp_path / "bench.json").write_text(json.dumps({"growth": _found()["growth"]}))
+    assert main(["throughput", "--megabytes", "4", "--rounds", "1", "--output", str(tmp_path)]) == 0
+    kept = json.loads((tmp_path / "bench.json").read_text())
+    assert {"growth", "throughput", "throughput environment"} <= kept.keys()
+    assert "blocks: native" in (tmp_path / "bench.txt").read_text()
+    assert "GB/s" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("arguments", [["nonsense"], ["steps", "--rounds", "0"], ["block", "--checkpoint", "nowhere"]])
+def test_bad_input_is_refused(arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    assert main([*arguments, "--output", str(tmp_path)]) == 2
+    assert capsys.readouterr().err.startswith("bench: ")
+    assert not (tmp_path / "bench.json").exists()
