@@ -26,6 +26,7 @@ from parity.sites import compared_outputs, component_of, skip_rule
 from parity.trace import Record, Trace
 
 Say = Callable[[str], None]
+Growth = dict[str, tuple[float, ...]]
 
 
 def calibrate(checkpoint: Checkpoint, case: Case, cache: ReferenceCache, name: str, say: Say = lambda _: None) -> Calibration:
@@ -46,7 +47,7 @@ def calibrate(checkpoint: Checkpoint, case: Case, cache: ReferenceCache, name: s
         found["repeat"] = kinds(_repeated(truth, again))
         nudge = found["float32"].get("transformer:LTXModel", (0.0, 0))[0] or float(np.finfo(np.float32).eps)
         say(f"{case.name}: the run from a start moved by {nudge:.1e} …")
-        divergence = self_divergence(checkpoint, case, truth, nudge, folder)
+        divergence, growth = self_divergence(checkpoint, case, truth, nudge, folder)
     floors = tuple(
         Floor(kind, found["float32"][kind][0], found["bfloat16"].get(kind, (0.0, 0))[0], repeat, count)
         for kind, (repeat, count) in sorted(found["repeat"].items())
@@ -54,7 +55,7 @@ def calibrate(checkpoint: Checkpoint, case: Case, cache: ReferenceCache, name: s
     )
     versions = fingerprint(truth.manifest["versions"])
     today = datetime.now(UTC).date().isoformat()
-    return Calibration(name, config_sha256(checkpoint.model), case.name, today, versions, nudge, divergence, floors)
+    return Calibration(name, config_sha256(checkpoint.model), case.name, today, versions, nudge, divergence, floors, growth)
 
 
 def _repeated(one: Trace, other: Trace) -> list[tuple[str, str, float | None]]:
@@ -86,8 +87,13 @@ def _content(record: Record) -> tuple[str, str, int | None, str | None, str]:
     return key.site, key.stage, key.step, key.guidance_pass, json.dumps(record.inputs, sort_keys=True)
 
 
-def self_divergence(checkpoint: Checkpoint, case: Case, truth: Trace, nudge: float, folder: Path) -> dict[str, float]:
-    """How far latents (rel_l2), frames and waveform (max_abs, peak 1) move when the initial noise moves by ``nudge``."""
+def self_divergence(
+    checkpoint: Checkpoint, case: Case, truth: Trace, nudge: float, folder: Path
+) -> tuple[dict[str, float], Growth]:
+    """How far latents (rel_l2), frames and waveform (max_abs, peak 1) move when the initial noise moves by ``nudge``.
+
+    And each modality's latent after every step, rel_l2.
+    """
     rng = np.random.default_rng(20_261)
     draws: dict[str, np.ndarray] = {}
     for record in truth.records:
@@ -99,9 +105,15 @@ def self_divergence(checkpoint: Checkpoint, case: Case, truth: Trace, nudge: flo
     save_file(draws, folder / "noise.safetensors")
     output, trace = folder / "nudged.mp4", folder / "nudged"
     arguments = [*arguments_of(case, checkpoint), f"--output={output}", f"--trace={trace}"]
-    arguments += [f"--noise={folder / 'noise.safetensors'}", "--sites", "latent.*", "frames", "waveform", "--outputs-only"]
-    run_official([*arguments, "--quiet"])
-    return _ends(truth, Trace(trace))
+    arguments += [f"--noise={folder / 'noise.safetensors'}", "--sites", "sampler.*", "latent.*", "frames", "waveform"]
+    run_official([*arguments, "--outputs-only", "--quiet"])
+    nudged = Trace(trace)
+    return _ends(truth, nudged), {modality: _steps(truth, nudged, f"sampler.{modality}") for modality in ("video", "audio")}
+
+
+def _steps(truth: Trace, nudged: Trace, site: str) -> tuple[float, ...]:
+    pairs = zip(nudged.site(site), truth.site(site), strict=True)
+    return tuple(measure(nudged.tensor(ours.outputs), truth.tensor(theirs.outputs)).rel_l2 for ours, theirs in pairs)
 
 
 def _ends(truth: Trace, nudged: Trace) -> dict[str, float]:

@@ -40,7 +40,11 @@ class Floor:
 
 @dataclass(frozen=True)
 class Calibration:
-    """All floors of one checkpoint. ``divergence`` is how far the end of the run moves when its start moves by ``nudge``."""
+    """All floors of one checkpoint.
+
+    ``divergence`` is how far the end of the run moves when its start moves by ``nudge``, ``growth`` the same by modality after
+    every step (rel_l2 of the latent).
+    """
 
     checkpoint: str
     config: str
@@ -50,6 +54,7 @@ class Calibration:
     nudge: float
     divergence: Mapping[str, float]
     floors: tuple[Floor, ...]
+    growth: Mapping[str, tuple[float, ...]]
     reason: str = ""
 
     def by_kind(self) -> dict[str, Floor]:
@@ -138,6 +143,7 @@ def _calibration(row: Mapping[str, Any]) -> Calibration:
         float(row["nudge"]),
         {name: float(value) for name, value in row["divergence"].items()},
         floors,
+        {name: tuple(map(float, values)) for name, values in row["growth"].items()},
         str(row.get("reason", "")),
     )
 
@@ -155,7 +161,8 @@ def _toml(item: Calibration) -> str:
     lines += [f"{name} = {json.dumps(getattr(item, name))}" for name in ("checkpoint", "config", "case", "date")]
     lines += [f"reason = {json.dumps(item.reason)}"] if item.reason else []
     lines += [f"versions = {_inline({name: value or '' for name, value in item.versions.items()})}"]
-    lines += [f"nudge = {_number(item.nudge)}", f"divergence = {_inline(dict(item.divergence))}", "", "[calibration.floors]"]
+    lines += [f"nudge = {_number(item.nudge)}", f"divergence = {_inline(dict(item.divergence))}"]
+    lines += [f"growth = {_inline(dict(item.growth))}", "", "[calibration.floors]"]
     for floor in item.floors:
         values = {dtype: getattr(floor, dtype) for dtype in DTYPES} | {"tensors": floor.tensors}
         lines.append(f"{json.dumps(floor.kind)} = {_inline(values)}")
@@ -163,8 +170,14 @@ def _toml(item: Calibration) -> str:
 
 
 def _inline(values: Mapping[str, Any]) -> str:
-    pairs = (f"{json.dumps(name)} = {_number(v) if isinstance(v, float) else json.dumps(v)}" for name, v in values.items())
+    pairs = (f"{json.dumps(name)} = {_value(value)}" for name, value in values.items())
     return "{ " + ", ".join(pairs) + " }"
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, tuple):
+        return "[" + ", ".join(map(_value, value)) + "]"
+    return _number(value) if isinstance(value, float) else json.dumps(value)
 
 
 def _number(value: float) -> str:

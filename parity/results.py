@@ -76,6 +76,7 @@ class CaseResult:
     provenance: Mapping[str, Any] = field(default_factory=dict)
     problem: str = ""
     details: tuple[Mapping[str, Any], ...] = ()  # tensors kept for site pages
+    self_divergence: Mapping[str, tuple[float, ...]] = field(default_factory=dict)  # by modality and step, where measured
     hypotheses: tuple[Mapping[str, Any], ...] = ()  # causes of the finding, the best first
 
 
@@ -105,6 +106,7 @@ def case_to_json(case: CaseResult, bounds: Bounds) -> dict[str, Any]:
         "timings": dict(case.timings),
         "provenance": dict(case.provenance),
         "details": list(case.details),
+        **({"self_divergence": dict(case.self_divergence)} if case.self_divergence else {}),
     }
 
 

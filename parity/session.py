@@ -31,7 +31,7 @@ from parity.details import collect_details, worth_showing
 from parity.fidelity_evidence import Evidence, evidence_for
 from parity.fidelity_policy import read_policy
 from parity.fidelity_shown import Shown
-from parity.floors import Floors, config_sha256, load_floors
+from parity.floors import Calibration, Floors, config_sha256, load_floors
 from parity.gate import Judgement, TensorPolicy, judge_harness, judge_tensors, load_policy, write_verdict
 from parity.gate_check import code_files
 from parity.localise import failing, first_guilty
@@ -118,7 +118,7 @@ class Session:
         failed = frozenset(i for i, row in enumerate(rows) if id(row) in guilty)
         wanted = worth_showing(rows, failed, self.bounds, result.finding)
         details = collect_details(rows, wanted, alignment, reference, native.trace, replayer)
-        result = replace(result, failed=failed, details=tuple(details))
+        result = replace(result, failed=failed, details=tuple(details), self_divergence=self._growth(case))
         return replace(result, hypotheses=self._causes(result, case, alignment, native, replayer))
 
     def _causes(
@@ -234,12 +234,20 @@ class Session:
         }
         return write_verdict(verdict, judgement, fingerprints, evidence, provenance.commit())
 
+    def _calibration(self) -> Calibration | None:
+        try:
+            return self.floors.of(config_sha256(self.checkpoint.model))
+        except BoundsError:
+            return None
+
+    def _growth(self, case: Case) -> Mapping[str, tuple[float, ...]]:
+        """The reference against itself, step by step, where it was measured over as many steps."""
+        found = self._calibration()
+        return found.growth if found and all(len(values) == case.steps for values in found.growth.values()) else {}
+
     def _bound_rests_on(self) -> list[str]:
         """What the end-to-end bound is measured against: the reference's own rounding, carried through a whole run."""
-        try:
-            found = self.floors.of(config_sha256(self.checkpoint.model))
-        except BoundsError:
-            found = None
+        found = self._calibration()
         if found is None:
             return []
         moved = max((value for name, value in found.divergence.items() if name.startswith("latent.")), default=0.0)

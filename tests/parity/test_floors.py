@@ -32,7 +32,7 @@ from parity.gate import load_policy
 
 VERSIONS = dict.fromkeys(PACKAGES, "1.0")
 FLOOR = Floor("transformer:Linear", 2e-7, 3e-3, 0.0, 40)
-ONE = Calibration("tiny", "abc", "t2v", "2026-01-01", VERSIONS, 4e-7, {"latent.video": 1e-6}, (FLOOR,))
+ONE = Calibration("tiny", "abc", "t2v", "2026-01-01", VERSIONS, 4e-7, {"latent.video": 1e-6}, (FLOOR,), {"video": (1e-7, 1e-6)})
 
 
 def test_floors_are_read_as_written_and_people_s_part_stays(tmp_path: Path) -> None:
@@ -116,6 +116,7 @@ def test_the_shipped_floors_are_current(name: str) -> None:
         assert versions.get(package, version).partition("+")[0] == version, package
     assert not unjustified(calibration.divergence, vars(load_policy()))
     assert set(calibration.divergence) == {"latent.video", "latent.audio", "frames", "waveform"}
+    assert {name: len(values) for name, values in calibration.growth.items()} == {"video": 4, "audio": 4}
     assert all(floor.repeat == 0.0 for floor in calibration.floors), "the reference does not repeat itself"
 
 
