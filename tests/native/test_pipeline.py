@@ -21,6 +21,7 @@ from ltx_native.noise import Noise
 from ltx_native.pipelines.one_stage import one_stage
 from ltx_native.pipelines.select import select
 from ltx_native.pipelines.stages import Stage
+from ltx_native.preflight import unused
 from ltx_native.request import Anchor, Lora, Request
 
 RATE, FRAMES, SIZE = 24.0, 9, 64
@@ -260,6 +261,30 @@ def test_the_mp4_of_every_mode_is_what_was_asked(mode: str, files: dict[str, str
     assert abs(sound.duration - frames / rate) < 0.08
     assert bool(result.warnings[1:]) == (mode == "passthrough")
     assert [path.name for path in tmp_path.iterdir()] == ["out.mp4"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"image_path": "a", "audio_path": "b"}, []),
+        ({"image_path": "a", "mode": "t2v"}, ["images"]),
+        ({"audio_path": "b", "mode": "i2v", "image_path": "a"}, ["the sound"]),
+        ({"audio_path": "b", "audio_passthrough": True, "image_path": "a"}, ["images", "did not steer"]),
+        ({"source_video_path": "c", "mode": "t2v"}, ["the source video"]),
+        ({"source_video_path": "c", "extend_frames": 1, "image_path": "a"}, ["images"]),
+        ({"reference_videos": (("c", 1.0),)}, ["reference videos"]),
+        ({"reference_videos": (("c", 1.0),), "pipeline": "ic-lora"}, []),
+    ],
+)
+def test_what_is_given_and_does_nothing_is_said(fields: dict[str, Any], words: list[str]) -> None:
+    warnings = unused(Request("a fox", **fields).resolved())
+    assert len(warnings) == len(words)
+    assert all(word in warning for word, warning in zip(words, warnings, strict=True))
+
+
+def test_an_image_steers_nothing_in_text_to_video(models: Models, files: dict[str, str]) -> None:
+    plain, told = (run(models, request(files, mode="t2v", image_path=image)) for image in (None, files["image"]))
+    assert mx.array_equal(*(named(stages, "latent")[0].tensors["video"] for stages in (plain, told)))
 
 
 @pytest.mark.parametrize(

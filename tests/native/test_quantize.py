@@ -41,7 +41,7 @@ def test_derive_refuses_shapes_that_fit_no_scheme(inputs: int, packed: tuple[int
 
 
 @pytest.mark.parametrize(("dtype", "bits"), [("q8", 8), ("q4", 4)])
-@pytest.mark.parametrize("group_size", [32, 64])
+@pytest.mark.parametrize("group_size", [32, 64, 128])
 def test_quantised_folder_computes_with_the_dequantised_weights(
     tiny: Paths, tmp_path: Path, dtype: str, bits: int, group_size: int
 ) -> None:
@@ -60,7 +60,7 @@ def test_quantised_folder_computes_with_the_dequantised_weights(
         and value.shape[-1] % group_size == 0
     }
     assert set(layers) == expected
-    assert len(expected) == (68 if group_size == 32 else 34)
+    assert len(expected) == {32: 68, 64: 34, 128: 4}[group_size]
     for path, layer in layers.items():
         assert (layer.bits, layer.group_size) == (bits, group_size)
         how = Quantisation(bits, group_size)
