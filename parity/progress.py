@@ -70,4 +70,4 @@ def counting(label: str, quiet: bool) -> Iterator[Callable[[str], None]]:
 def _bar(counted: bool) -> Progress:
     ends = (MofNCompleteColumn(), TimeRemainingColumn(elapsed_when_finished=True)) if counted else (TimeElapsedColumn(),)
     columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), BarColumn(), *ends)
-    return Progress(*columns, console=Console(stderr=True), transient=True)
+    return Progress(*columns, console=Console(file=sys.stderr), transient=True)

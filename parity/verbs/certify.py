@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import io
 import json
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from parity import certify
-from parity.certificate import CERTIFICATE
+from parity.certificate import CERTIFICATE, harness_code
+from parity.progress import counting
 
 
 def add_arguments(verb: argparse.ArgumentParser) -> None:
@@ -29,10 +34,21 @@ def run(args: argparse.Namespace) -> int:
     if unknown:
         known = "it cannot exist here" if unknown[0] in facts("unrealisable") else "`parity certify --list` names them"
         raise ValueError(f"--only {' '.join(unknown)}: expected faults that can be planted; {known}")
-    certificate = certify.certify(args.output, args.only, args.fresh, quiet=args.quiet)
+    kept = set() if args.fresh else set(certify._finished(args.output, harness_code()))
+    left = len(set(args.only or load()) - kept)
+    try:
+        with counting("faults", args.quiet) as say, contextlib.redirect_stderr(_Counted(say, left)):
+            certificate = certify.certify(args.output, args.only, args.fresh, quiet=args.quiet)
+    except RuntimeError as error:  # the port itself is wrong: no mistake can be planted in it
+        print(f"parity certify: {error}", file=sys.stderr)
+        if args.json:
+            print(json.dumps({"error": str(error), "status": 1, "next": "parity compare"}))
+        return 1
     total = certificate["summary"]
     missed = total["caught"] < total["faults"]
-    next_step = f"parity certify --only {_first_missed(certificate)} --fresh" if missed else "parity compare"
+    next_step = (
+        f"parity certify --only {_first_missed(certificate)} --output reports/again.json" if missed else "parity compare"
+    )
     if args.json:
         print(json.dumps({**certificate, "certificate": str(args.output), "next": next_step}, indent=1))
     else:
@@ -56,3 +72,16 @@ def _first_missed(certificate: dict[str, object]) -> str:
     rows = certificate["faults"]
     assert isinstance(rows, list)
     return str(next(row["id"] for row in rows if row["effect"] != "none" and row["verdict"] == "pass"))
+
+
+class _Counted(io.TextIOBase):
+    """Hands each line on with its number, so that the bar knows how far it is."""
+
+    def __init__(self, say: Callable[[str], None], total: int) -> None:
+        self._say, self._total, self._count = say, total, 0
+
+    def write(self, text: str) -> int:
+        for line in filter(None, text.splitlines()):
+            self._count += 1
+            self._say(f"{self._count}/{self._total} {line}")
+        return len(text)

@@ -7,8 +7,11 @@ tests; `make test` runs them.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
+import pty
+import re
 import shlex
 import signal
 import subprocess
@@ -211,6 +214,53 @@ def test_ctrl_c_keeps_the_faults_that_are_done(
     assert {row["id"] for row in kept} >= {"TIM-01"}
     assert cli.main(words) == 0
     assert asked == ["healthy", "TIM-01", "TIM-04", "TIM-04"]
+
+
+def test_a_port_that_is_wrong_by_itself_cannot_be_examined(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from parity.checks.exam import Evidence
+
+    def examine(*_: object) -> certify.Outcome:
+        return certify.Outcome("healthy", "", "none", "fail", sentence="block 0 is off")
+
+    monkeypatch.setattr(Evidence, "of", classmethod(lambda cls, *_: None))
+    monkeypatch.setattr(certify, "examine", examine)
+    assert cli.main(["certify", "--output", str(tmp_path / "certificate.json")]) == 1
+    assert "the port is flagged without any fault: block 0 is off" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_progress_shows_the_time_left_and_only_on_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    """On a pseudo-terminal the bar has a count and a time; into a pipe or with --quiet there is nothing."""
+    program = (
+        "import time\nfrom parity.progress import counting, phase, track\n"
+        "for _ in track(range(3), 'faults', {quiet}): time.sleep(0.2)\n"
+        "with phase('native', {quiet}): time.sleep(0.2)\n"
+        "with counting('prompts', {quiet}) as say:\n    say('pilot 1/2 p000'); time.sleep(0.4); say('pilot 2/2 p001')\n"
+    )
+
+    def told(quiet: bool) -> str:
+        main, worker = pty.openpty()
+        command = [sys.executable, "-c", program.format(quiet=quiet)]
+        environment = {**os.environ, "TERM": "xterm", "COLUMNS": "120"}
+        subprocess.run(command, stderr=worker, stdout=subprocess.DEVNULL, env=environment, check=True, timeout=300)
+        os.close(worker)
+        found = b""
+        with contextlib.suppress(OSError):  # a pseudo-terminal whose other end is closed ends in an error
+            while part := os.read(main, 65536):
+                found += part
+        os.close(main)
+        return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", found.decode())
+
+    shown = told(quiet=False)
+    assert re.search(r"faults.*3/3", shown)
+    assert re.search(r"2/2 \d+:\d\d:\d\d|2/2 -:--:--", shown)
+    assert "pilot 1/2 p000" in shown
+    assert "native" in shown
+    assert told(quiet=True) == ""
+    piped = subprocess.run([sys.executable, "-c", program.format(quiet=False)], capture_output=True, text=True, check=True)
+    assert piped.stderr == ""
 
 
 def test_ctrl_c_of_a_running_comparison(tmp_path: Path) -> None:
