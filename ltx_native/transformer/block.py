@@ -26,12 +26,13 @@ class Stream:
 def ada_values(table: mx.array, timestep: mx.array | None, rows: mx.array | None, values: slice) -> Sequence[mx.array]:
     """Rows ``values`` of table + timestep, each (B, 1 or T, D)."""
     assert timestep is not None, "this modulation needs a timestep embedding that was not prepared"
-    batch, count, _ = timestep.shape
-    timestep = timestep.reshape(batch, count, table.shape[0], -1)[:, :, values]
-    ada = table[values].astype(timestep.dtype) + timestep  # (B, rows, n, D)
+    dim, count = table.shape[1], values.stop - values.start
+    if count < table.shape[0]:
+        table, timestep = table[values], timestep[..., values.start * dim : values.stop * dim]
+    ada = table.reshape(-1).astype(timestep.dtype) + timestep  # (B, rows, n * D)
     if rows is not None:
-        ada = mx.take(ada, rows, axis=1)  # (B, T, n, D)
-    return [ada[:, :, i] for i in range(ada.shape[2])]
+        ada = mx.take(ada, rows, axis=1)  # (B, T, n * D)
+    return list(mx.split(ada, count, axis=-1))
 
 
 def modulate(x: mx.array, scale: mx.array, shift: mx.array) -> mx.array:
