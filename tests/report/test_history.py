@@ -6,6 +6,8 @@ import json
 import os
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -153,3 +155,36 @@ def test_what_is_written_is_readable_as_the_umask_says(tmp_path: Path) -> None:
         assert {path.name: oct(path.stat().st_mode & 0o777) for path in files} == {path.name: "0o644" for path in files}
     finally:
         os.umask(mask)
+
+
+def test_the_gate_of_a_repository_whose_native_code_changed(tmp_path: Path) -> None:
+    """A copy of the repository, promoted, held to its code by the command that CI runs, then edited."""
+    copy = tmp_path / "repository"
+    skip = shutil.ignore_patterns("__pycache__", "*.safetensors", "checkpoint", "clip", "faults", "suites")
+    for package in ("ltx_native", "parity", "reference_bridge"):
+        shutil.copytree(gate_check.verdicts.ROOT / package, copy / package, ignore=skip)
+    folder = run(tmp_path / "run", "2026-01-01T10:00:00+00:00", files=gate_check.code_files())
+    promote(folder / "verdict.json", copy / "reports" / "promoted")
+    environment = {**os.environ, "PYTHONPATH": str(copy), "LTX_PARITY_VERDICT": ""}
+
+    def gate(*options: str) -> tuple[int, str]:
+        command = [sys.executable, "-m", "parity.cli", "gate", "--check", *options]
+        done = subprocess.run(command, cwd=copy, env=environment, capture_output=True, text=True, check=False)
+        assert "Traceback" not in done.stderr, done.stderr
+        return done.returncode, done.stdout
+
+    status, told = gate()
+    assert status == 0, told
+    assert "pass, and nothing changed since" in told
+    edited = copy / "ltx_native" / "sampler.py"
+    edited.write_text(edited.read_text() + "\n# another line\n")
+    (copy / "ltx_native" / "shortcut.py").write_text("")
+    (copy / "ltx_native" / "lora.py").unlink()
+    status, told = gate()
+    assert status == 1
+    for line in ("ltx_native/sampler.py (edited)", "ltx_native/shortcut.py (new)", "ltx_native/lora.py (removed)"):
+        assert f"  {line}\n" in told
+    assert told.count("ltx_native/") == 3, "nothing else is blamed"
+    status, told = gate("--json")
+    assert status == 1
+    assert len(json.loads(told)["changed"]) == 3
