@@ -21,8 +21,8 @@ from typing import Any
 
 from parity.certificate import CERTIFICATE, SCHEMA, harness_code, harness_files
 
-# Names the cause of a finding in words, or gives None; `parity.explain` fits. (exam, site) -> sentence.
-Explain = Callable[[Any, str], str | None]
+# Names the cause of a finding, or gives None: `parity.explain.explain`. (exam, problem) -> explanation. It knows no fault.
+Explain = Callable[[Any, Any], Any]
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,9 @@ class Outcome:
     margin: float | None = None
     hypothesis: str | None = None
     seconds: float = 0.0
+    cause: str = ""  # the hypothesis found, machine-readable
+    expected_cause: str = ""  # the right ones, "|" between; empty where no hypothesis is of the mistake's kind
+    removed: float | None = None  # share of the error that the hypothesis accounts for
 
     @property
     def control(self) -> bool:
@@ -54,6 +57,11 @@ class Outcome:
     def right(self) -> bool:
         """The component is named, or the control is left alone."""
         return not self.flagged if self.control else self.caught and self.found == self.component
+
+    @property
+    def cause_right(self) -> bool:
+        """The mistake's own cause is named."""
+        return bool(self.cause) and self.cause in self.expected_cause.split("|")
 
     @property
     def flagged(self) -> bool:
@@ -104,7 +112,7 @@ def examine(evidence: Any, fault: Any | None, explain: Explain | None = None, on
             continue
         problem = next(run_check(name, check, exam, place), None)
         if problem is not None:
-            hypothesis = explain(exam, problem.site) if explain else None
+            explained = explain(exam, problem) if explain else None
             margin = problem.margin if problem.margin != float("inf") else None
             error = problem.error if problem.error != float("inf") else None
             return Outcome(
@@ -118,8 +126,11 @@ def examine(evidence: Any, fault: Any | None, explain: Explain | None = None, on
                 sentence=problem.sentence,
                 error=error,
                 margin=margin,
-                hypothesis=hypothesis,
+                hypothesis=explained.sentence if explained else None,
                 seconds=time.perf_counter() - start,
+                cause=explained.cause if explained else "",
+                expected_cause=fault.cause if fault else "",
+                removed=explained.removed if explained else None,
             )
     return Outcome(id, component, effect, "pass", seconds=time.perf_counter() - start)
 
@@ -153,6 +164,10 @@ def certify(
     from parity.checks.exam import Evidence
     from parity.faults.registry import facts, fault, load
 
+    if explain is None:
+        from parity.explain import explain as executed
+
+        explain = executed
     code = harness_code()
     faults = load()
     done = {} if fresh else _finished(output, code)
@@ -210,6 +225,8 @@ def summary(outcomes: Iterable[Outcome]) -> dict[str, Any]:
         "caught": sum(outcome.caught for outcome in faults),
         "right_component": sum(outcome.right for outcome in faults),
         "hypotheses": sum(outcome.hypothesis is not None for outcome in faults),
+        "cause_kinds": sum(bool(outcome.expected_cause) for outcome in faults),
+        "cause_right": sum(outcome.cause_right for outcome in faults),
         "controls": sum(outcome.control for outcome in rows),
         "controls_flagged": sum(outcome.flagged for outcome in rows),
         "seconds_total": sum(times),
@@ -219,6 +236,8 @@ def summary(outcomes: Iterable[Outcome]) -> dict[str, Any]:
                 "faults": sum(o.component == name for o in faults),
                 "caught": sum(o.component == name and o.caught for o in faults),
                 "right": sum(o.component == name and o.right for o in faults),
+                "cause_kinds": sum(o.component == name and bool(o.expected_cause) for o in faults),
+                "cause_right": sum(o.component == name and o.cause_right for o in faults),
             }
             for name in components
         },
@@ -231,7 +250,9 @@ def line(outcome: Outcome) -> str:
     said = "FLAGGED" if outcome.flagged else said
     place = f"{outcome.found} ({'right' if outcome.right else f'is {outcome.component}'})" if outcome.caught else ""
     margin = f"{outcome.margin:.2g} x" if outcome.margin else ""
-    return f"{outcome.id:8} {said:8} {outcome.check:14} {place:34} {margin:>9} {outcome.seconds:6.1f} s  {outcome.site}"
+    judged = " (right)" if outcome.cause_right else f" (is {outcome.expected_cause})" if outcome.expected_cause else ""
+    cause = f"  because {outcome.cause or '?'}{judged}" if outcome.caught and not outcome.control else ""
+    return f"{outcome.id:8} {said:8} {outcome.check:14} {place:34} {margin:>9} {outcome.seconds:6.1f} s  {outcome.site}{cause}"
 
 
 def table(certificate: Mapping[str, Any]) -> str:
@@ -240,10 +261,13 @@ def table(certificate: Mapping[str, Any]) -> str:
     rows += [f"{id:8} not here  {reason}" for id, reason in certificate["unrealisable"].items()]
     total = certificate["summary"]
     rows += [
-        f"{name:22} {c['caught']:3}/{c['faults']:<3} caught, {c['right']:3} placed" for name, c in total["components"].items()
+        f"{name:22} {c['caught']:3}/{c['faults']:<3} caught, {c['right']:3} placed, "
+        f"{c['cause_right']:3} of {c['cause_kinds']:3} explained"
+        for name, c in total["components"].items()
     ]
     rows.append(
         f"{total['caught']} of {total['faults']} faults caught, {total['right_component']} in the right component, "
+        f"{total['cause_right']} of {total['cause_kinds']} with the right cause where a hypothesis is of their kind, "
         f"{total['controls_flagged']} of {total['controls']} controls flagged, {len(certificate['unrealisable'])} cannot exist "
         f"here; {total['seconds_total']:.0f} s, median {total['seconds_median']:.1f} s"
     )

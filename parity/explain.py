@@ -7,15 +7,17 @@ reproduces native's result best is the explanation.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cache
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cache, partial
 from importlib import import_module
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
-from parity.capture.hypothesis_replay import Departure, Inside, backend_error, inside, loaded_parameter
+from parity.capture.hypothesis_replay import Departure, Inside, alike, backend_error, inside, loaded_parameter
 from parity.capture.reference import Checkpoint
 from parity.cases import Case
 from parity.checks import clues
@@ -32,7 +34,10 @@ from parity.taps import sites_of
 from parity.trace import Record, Trace, leaves
 
 # The order of trial: formulas before the probes for any tensors.
-ROOMS = ("adaln", "attention", "conv", "kernels", "norms", "rope", "sampling", "state", "text", "weights", "closed_form")
+ROOMS = (
+    "adaln", "attention", "conv", "kernels", "norms", "rope", "sampling", "state", "text", "upsampler", "weights",
+    "closed_form",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -100,7 +105,13 @@ def explain(exam: Bench, problem: Problem) -> Explanation | None:
 
 
 def of_finding(
-    bench: Bench, finding: Finding, pair: tuple[Record, Record | None], case: Case, reference: Trace, native: Trace, replay: Replay
+    bench: Bench,
+    finding: Finding,
+    pair: tuple[Record, Record | None],
+    case: Case,
+    reference: Trace,
+    native: Trace,
+    replay: Replay,
 ) -> list[Explanation]:
     """Explanations of the first guilty site of a comparison; ``pair`` is the site's aligned pair of records."""
     masks = Masks(reference)
@@ -110,7 +121,9 @@ def of_finding(
     else:
         clue = clues.of_run(finding, *pair, case, reference, native, masks)
     site = finding.key.site
-    return explanations(bench, Problem("compare", finding.component, site, finding.error, finding.bound, finding.sentence, clue))
+    return explanations(
+        bench, Problem("compare", finding.component, site, finding.error, finding.bound, finding.sentence, clue)
+    )
 
 
 def explanations(exam: Bench, problem: Problem) -> list[Explanation]:
@@ -130,8 +143,14 @@ def _explanations(exam: Bench, problem: Problem) -> list[Explanation]:
     said = list(_said(problem))
     suspects, stated = _suspects(exam, problem)
     found: list[tuple[int, float, Explanation]] = []
+    rough: list[tuple[Suspect, Tried]] = []
     for suspect in suspects:
         tried = ranked(suspect, [*clue.candidates, *candidates(suspect)])
+        if not any(t.convincing for t in tried):
+            alike = [t for t in tried if t.same_size]
+            tried = sorted(alike, key=lambda t: abs(math.log(t.before / t.size)))[:1]
+            rough += [(suspect, one) for one in tried]
+            continue
         for index, one in enumerate(t for t in tried if t.convincing):
             others = tuple(t for t in tried[:6] if t is not one)
             text = f"{suspect.what}: {one.sentence()}"
@@ -139,13 +158,33 @@ def _explanations(exam: Bench, problem: Problem) -> list[Explanation]:
                 one.cause, text, suspect.site, suspect.what, "port", one.before, one.after, one.removed, others
             )
             found.append((one.rank if one.rank <= VALUE else one.rank + 1, -one.removed + 1e-9 * index, explained))
+    if not (found or said or stated):
+        for suspect, one in rough:
+            text = f"{suspect.what}: {one.sentence()}"
+            weak = Explanation(one.cause, text, suspect.site, suspect.what, "port", one.before, one.after, one.removed)
+            found.append((VALUE + 3, 0.0, weak))
     for one_said in [*said, *stated]:
         found.append((VALUE + 1, 0.0, Explanation(one_said.cause, one_said.sentence, problem.site, problem.site)))
-    best = [e for _, _, e in sorted(found, key=lambda item: (item[0], round(item[1], 3), item[1]))]
+    best = [explanation for _, _, explanation in sorted(found, key=_order(found))]
     if clue.replayed and clue.record is not None and clue.reference is not None and _backend(exam, problem):
         text = f"{problem.site}: native computes the same as the reference on the CPU with every fused operation as its formula"
         best.insert(0, Explanation("backend.fused", text, problem.site, problem.site, "backend"))
     return best
+
+
+def _order(
+    found: Sequence[tuple[int, float, Explanation]],
+) -> Callable[[tuple[int, float, Explanation]], tuple[int, float, float]]:
+    """What says most comes first, unless it leaves far more of the error than another."""
+    rest = min((1.0 - (e.removed or 0.0) for _, _, e in found if e.removed is not None), default=0.0)
+
+    def key(item: tuple[int, float, Explanation]) -> tuple[int, float, float]:
+        rank, negative, explanation = item
+        left = 0.0 if explanation.removed is None else 1.0 - explanation.removed
+        far = left > 0.03 and left > 20 * rest
+        return (rank + 3 * far, round(negative, 3), negative)
+
+    return key
 
 
 def _said(problem: Problem) -> Iterator[Said]:
@@ -169,17 +208,35 @@ def _suspects(exam: Bench, problem: Problem) -> tuple[list[Suspect], list[Said]]
     if clue.record is not None and clue.trace is not None:
         if clue.replayed and clue.record.kind == "module":
             return _of_module(exam, clue, clue.record, clue.trace, known)
-        return [_of_value(clue, clue.record, clue.trace, known)] if clue.native is not None else [], []
+        suspects, said = _handed(exam, clue, clue.record, clue.trace, known)
+        return [*suspects, *([_of_value(clue, clue.record, clue.trace, known)] if clue.native is not None else [])], said
     if clue.native is None or clue.reference is None:
         return [], []
     given = dict(clue.given)
     if "text" in given:
         given["all_ids"] = _all_ids(exam, str(given["text"]))
     what = f"{problem.site} {clue.name}".strip()
+    if "file" in given:
+        known = Official(known.model, known.gemma, Path(given["file"]))
     component = component_of(problem.site)
-    suspect = Suspect(problem.site, clue.type, what, clue.native, clue.reference, given, {}, lambda n: known.parameter(problem.site, n),
-                      known.config(component), clue.mask, clue.name)  # fmt: skip
+    whole = known.parameters(component) if clue.type == "LatentUpsampler" else {}
+    parameter = partial(known.parameter, problem.site)
+    config = known.config(component)
+    suspect = Suspect(
+        problem.site, clue.type, what, clue.native, clue.reference, given, whole, parameter, config, clue.mask, clue.name
+    )
     return [suspect], []
+
+
+def _handed(exam: Bench, clue: Clue, record: Record, trace: Trace, known: Official) -> tuple[list[Suspect], list[Said]]:
+    """For an inner module that is right but handed something else: the first module around it that does so by itself."""
+    around = _around(record, trace) if record.kind == "module" and not clue.type else None
+    while around is not None:
+        found = _of_module(exam, replace(clue, native=None), around, trace, known)
+        if found[0] or found[1]:
+            return found
+        around = _around(around, trace)
+    return [], []
 
 
 def _parameter(exam: Bench, problem: Problem, known: Official) -> list[Suspect]:
@@ -230,11 +287,28 @@ def _of_value(clue: Clue, record: Record, trace: Trace, known: Official) -> Susp
     if component == "tokenizer":
         given["all_ids"] = np.asarray(given["input_ids"]).ravel()[np.asarray(given["attention_mask"]).ravel().astype(bool)]
         given["native_ids"] = clue.given.get("native", {}).get("input_ids", clue.native)
+    if component == "audio_encoder":
+        for other in trace.site("audio_processor"):
+            audio = _inputs(trace, other, "audio_processor")
+            given |= {"waveform": np.asarray(audio["audio.waveform"])[0], "sampling_rate": audio["audio.sampling_rate"]}
+        given = {**_sound_of(clue.given.get("case")), **given}
     owner = "video_encoder" if component in ("upsampler", "video_decoder") else component
-    assert clue.native is not None and clue.reference is not None
+    assert clue.native is not None
+    assert clue.reference is not None
     what = f"`{clue.name}` of {record.key}" if clue.name else str(record.key)
-    return Suspect(site, clue.type, what, clue.native, clue.reference, given, {}, lambda n: known.parameter(owner, n),
-                   known.config(component), clue.mask, clue.name)  # fmt: skip
+    parameter, config = partial(known.parameter, owner), known.config(component)
+    return Suspect(site, clue.type, what, clue.native, clue.reference, given, {}, parameter, config, clue.mask, clue.name)
+
+
+def _sound_of(case: Case | None) -> dict[str, Any]:
+    """The sound that a request names, as long as its clip; only WAV can be read without the port's own code."""
+    if case is None or not case.audio_path or not case.audio_path.endswith(".wav"):
+        return {}
+    from scipy.io import wavfile
+
+    rate, samples = wavfile.read(case.audio_path)
+    sound = np.atleast_2d(samples.astype(np.float64).T) / (np.iinfo(samples.dtype).max + 1 if samples.dtype.kind == "i" else 1)
+    return {"waveform": sound[:, : round(case.num_frames / case.frame_rate * rate)], "sampling_rate": rate}
 
 
 def _halved(trace: Trace) -> bool:
@@ -260,8 +334,14 @@ def _of_module(exam: Bench, clue: Clue, record: Record, trace: Trace, known: Off
     while looked.problem and (around := _around(looked.record, trace)) is not None and around.key.site in sites:
         # Refused inputs: a module around it builds what it can take.
         looked = inside(sites[around.key.site], around, trace)
-    suspects, said = [], []
+    suspects: list[Suspect] = []
+    said: list[Said] = []
     departure = looked.departure()
+    nearer = _nearer(departure, looked, sites)
+    if nearer is not None:
+        # A module in between is wrong, too, if only at padded tokens: what it does is said of it.
+        suspects += _results(nearer, known, nearer.problem)
+        looked, departure = nearer, nearer.departure()
     given = _inputs(trace, looked.record, looked.site)
     if departure is not None:
         said = list(_stated(departure, given))
@@ -269,9 +349,40 @@ def _of_module(exam: Bench, clue: Clue, record: Record, trace: Trace, known: Off
             suspects.append(_departed(departure, looked, given, known))
     if clue.native is not None and clue.reference is not None and looked.record is record:
         config = known.config(component_of(record.key.site))
-        suspects.append(Suspect(record.key.site, record.type, str(record.key), clue.native, clue.reference, given, looked.known(),
-                                lambda n: known.parameter(record.key.site, n), config, clue.mask, clue.name))  # fmt: skip
+        where, parameter = (record.key.site, record.type, str(record.key)), partial(known.parameter, record.key.site)
+        known_beside = looked.known()
+        suspects.append(
+            Suspect(*where, clue.native, clue.reference, given, known_beside, parameter, config, clue.mask, clue.name)
+        )
     return suspects, said
+
+
+def _nearer(departure: Departure | None, looked: Inside, sites: Mapping[str, Any]) -> Inside | None:
+    """The innermost module around a departure, looked into; None where that is the module looked into already."""
+    if departure is None:
+        return None
+    owner = departure.site.rpartition(".")[0]
+    while len(owner) > len(looked.site):
+        records = [record for record in looked.reference() if record.key.site == owner]
+        if records and owner in sites:
+            return inside(sites[owner], records[0], looked.trace)
+        owner = owner.rpartition(".")[0]
+    return None
+
+
+def _results(looked: Inside, known: Official, problem: str) -> list[Suspect]:
+    """The first result of a module that is not the reference's, at any token."""
+    if problem:
+        return []
+    record, trace = looked.record, looked.trace
+    for name, reference in tensors(trace, record.outputs, looked.site).items():
+        native = looked.output.get(name)
+        if native is not None and not alike(native, reference):
+            given, config = _inputs(trace, record, looked.site), known.config(component_of(looked.site))
+            parameter, beside = partial(known.parameter, looked.site), looked.known()
+            where = looked.site, record.type, str(record.key)
+            return [Suspect(*where, native, reference, given, beside, parameter, config, None, name)]
+    return []
 
 
 def _around(record: Record, trace: Trace) -> Record | None:
@@ -292,13 +403,11 @@ def _departed(departure: Departure, looked: Inside, given: Mapping[str, Any], kn
     extra: dict[str, Any] = {}
     if departure.argument.split(".")[-2:-1] in (["positional_embeddings"], ["cross_positional_embeddings"], ["pe"], ["k_pe"]):
         extra["rope"] = _tables(departure, looked, given, config)
-    if component == "gemma":
-        config = {**config}
-    if looked.record.type == "BasicAVTransformerBlock":
-        name = f"{departure.path}.{departure.argument}"
     what = f"`{departure.argument}` as {looked.record.key} hands it to {departure.path}"
-    return Suspect(departure.site, looked.record.type, what, np.asarray(departure.native), np.asarray(departure.reference),
-                   {**given, **extra}, looked.known(), lambda n: known.parameter(site, n), config, None, name)  # fmt: skip
+    ours, theirs = np.asarray(departure.native), np.asarray(departure.reference)
+    everything, parameter = {**given, **extra}, partial(known.parameter, site)
+    kind = looked.record.type
+    return Suspect(departure.site, kind, what, ours, theirs, everything, looked.known(), parameter, config, None, name)
 
 
 def _tables(departure: Departure, looked: Inside, given: Mapping[str, Any], config: Mapping[str, Any]) -> rope.Tables | None:

@@ -12,12 +12,15 @@ import mlx.nn as nn
 import numpy as np
 from mlx.utils import tree_flatten
 
+from ltx_native.checkpoint import Checkpoint as NativeCheckpoint
+from ltx_native.models import COMPONENTS, Models
+from parity.capture.functions import Functions
 from parity.capture.replay import Replayer, ReplayError
 from parity.capture.tree import arrays_in, output_arrays
 from parity.compare import spread
 from parity.metrics import MetricError, measure
-from parity.sites import skip_rule, to_native_layout
-from parity.taps import call_name, tapped
+from parity.sites import component_of, skip_rule, to_native_layout
+from parity.taps import call_name, sites_of, tapped
 from parity.trace import Record, Trace, Tree, leaves
 
 Array = np.ndarray[Any, Any]
@@ -263,3 +266,28 @@ def loaded_parameter(module: nn.Module, name: str) -> Array | None:
 
     loaded = dict(tree_flatten(module.parameters()))
     return official_axes(name, loaded[name]) if name in loaded else None
+
+
+def loaded_models(checkpoint: NativeCheckpoint) -> Models:
+    """Native components in float32 that stay loaded once they were asked for."""
+    return Models(checkpoint, mx.float32, keep=True)
+
+
+class Loading(dict[tuple[str, str], nn.Module]):
+    """Modules by (stage, site), one tree for all stages, a component loaded when its first site is asked for."""
+
+    def __init__(self, load: Callable[[str], nn.Module]) -> None:
+        super().__init__()
+        self._load = load
+
+    def get(self, key: tuple[str, str], default: Any = None) -> Any:
+        site = key[1]
+        component = component_of(site)
+        if ("", component) not in self and component in COMPONENTS:
+            self.update({("", name): module for name, module in sites_of(component, self._load(component)).items()})
+        return super().get(("", site), default)
+
+
+def lazy_replayer(bench: Any, trace: Trace, functions: Functions) -> Replayer:
+    """A replayer over the components of a bench."""
+    return Replayer(Loading(bench.module), trace, functions=functions)

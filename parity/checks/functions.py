@@ -167,7 +167,9 @@ def upsamplers(exam: Exam) -> Iterator[Problem]:
         with Models(native, mx.float32).use("upsampler") as model:
             ours = model(_last(exam.facts.given["upsampler.latent"]))
         official = np.moveaxis(exam.facts.tensors[f"upsampler.{stem}"], 1, -1)
-        yield from exam.compare("upsamplers", "upsampler", "upsampler", ours, official, STEP, stem)
+        given = {"latent": np.moveaxis(exam.facts.given["upsampler.latent"], 1, -1), "file": path}
+        clue = Clue(type="LatentUpsampler", given=given)
+        yield from exam.compare("upsamplers", "upsampler", "upsampler", ours, official, STEP, stem, clue)
 
 
 def sources(exam: Exam) -> Iterator[Problem]:

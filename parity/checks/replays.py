@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 
 import mlx.core as mx
-import mlx.nn as nn
 
-from ltx_native.models import COMPONENTS, Models
+from ltx_native.models import Models
 from parity.capture.functions import Functions
+from parity.capture.hypothesis_replay import Loading
 from parity.capture.replay import Replayer
 from parity.cases import Case
 from parity.checks import clues
@@ -19,24 +18,7 @@ from parity.localise import failing, first_guilty
 from parity.measure_case import Masks, mask_of, tensors
 from parity.metrics import MetricError, Metrics, measure
 from parity.sites import compared_outputs, component_of, skip_rule
-from parity.taps import sites_of
 from parity.trace import Record, Trace, leaves
-
-
-@dataclass
-class _Modules(dict[tuple[str, str], nn.Module]):
-    """Modules by (stage, site), a component loaded when its first site is asked for."""
-
-    models: Models
-    loras: dict[str, tuple[object, ...]] = field(default_factory=dict)
-
-    def get(self, key: tuple[str, str], default: nn.Module | None = None) -> nn.Module | None:
-        _, site = key
-        component = component_of(site)
-        if ("", component) not in self and component in COMPONENTS:
-            with self.models.use(component) as root:
-                self.update({("", name): module for name, module in sites_of(component, root).items()})
-        return super().get(("", site), default)
 
 
 def replays(exam: Exam) -> Iterator[Problem]:
@@ -94,7 +76,7 @@ def every_site(exam: Exam) -> Iterator[Problem]:
 
 def _replayer(exam: Exam, trace: Trace) -> Replayer:
     with Models(exam.native, mx.float32).use("tokenizer") as tokenizer:
-        return Replayer(_Modules(exam.models), trace, functions=Functions(tokenizer, exam.native.config.audio_vae))
+        return Replayer(Loading(exam.module), trace, functions=Functions(tokenizer, exam.native.config.audio_vae))
 
 
 def _inside(exam: Exam, replayer: Replayer, masks: Masks, trace: Trace, root: Record) -> Problem | None:

@@ -21,6 +21,7 @@ from ltx_native.transformer.passes import Pass
 from ltx_native.transformer.perturbations import BatchedPerturbationConfig, PerturbationConfig
 from parity.capture.replay import Replayer
 from parity.checks.exam import Clue, Exam, Problem
+from parity.hypotheses.base import Candidate
 from parity.taps import tapped
 from parity.trace import Record, Trace
 
@@ -49,7 +50,7 @@ def batches(exam: Exam) -> Iterator[Problem]:
     trace, records = _forwards(exam)
     model = exam.module("transformer")
     first, second = (_given(trace, records[name]) for name in ("cond", "uncond"))
-    moved = {k: replace(second[k], positions=second[k].positions + 0.37, timesteps=second[k].timesteps * 0.5) for k in
+    moved = {k: replace(second[k], positions=1.5 * second[k].positions + 0.37, timesteps=second[k].timesteps * 0.5) for k in
              ("video", "audio")}  # fmt: skip
     alone = model(**moved, perturbations=None)
     together = model(*(_stacked(first[k], moved[k]) for k in ("video", "audio")), None)
@@ -57,7 +58,8 @@ def batches(exam: Exam) -> Iterator[Problem]:
     for index, name in enumerate(("video", "audio")):
         site, what = "transformer", f"{name} velocity of a sample in a batch of two"
         yield from exam.compare("batches", "transformer", site, together[index][:1], expected[index], STEP, what)
-        yield from exam.compare("batches", "transformer", site, together[index][1:], np.array(alone[index]), STEP, what)
+        clue = Clue(candidates=tuple(_first_for_all(model, first, moved, index)))
+        yield from exam.compare("batches", "transformer", site, together[index][1:], np.array(alone[index]), STEP, what, clue)
     perturbed = _given(trace, records["stg"])["perturbations"].perturbations[0]
     half = BatchedPerturbationConfig([PerturbationConfig.empty(), perturbed])
     again = model(*(_stacked(first[k], first[k]) for k in ("video", "audio")), half)
@@ -65,6 +67,14 @@ def batches(exam: Exam) -> Iterator[Problem]:
     for index, name in enumerate(("video", "audio")):
         what = f"{name} velocity of the perturbed half of a batch"
         yield from exam.compare("batches", "transformer", "transformer", again[index][1:], wanted[index], STEP, what)
+
+
+def _first_for_all(model: Any, first: Mapping[str, Any], second: Mapping[str, Any], index: int) -> Iterator[Candidate]:
+    """What the second sample gives alone when one of its inputs is the first one's."""
+    for name in ("positions", "timesteps", "sigma", "context", "latent"):
+        mixed = {k: replace(second[k], **{name: getattr(first[k], name)}) for k in ("video", "audio")}
+        words = f"the first sample's {name} for every sample of the batch"
+        yield Candidate("batch.first-for-all", words, lambda m=mixed: np.array(model(**m, perturbations=None)[index]))  # type: ignore[misc]
 
 
 def passes(exam: Exam) -> Iterator[Problem]:
@@ -82,7 +92,12 @@ def passes(exam: Exam) -> Iterator[Problem]:
         expected = [trace.tensor(leaf) for leaf in records[job.name].outputs["items"]]
         for index, name in enumerate(("video", "audio")):
             what = f"{name} velocity of pass {job.name}, batched"
-            yield from exam.compare("passes", "transformer", "transformer", velocities[index], expected[index], STEP, what)
+            plain = trace.tensor(records["cond"].outputs["items"][index])
+            words = "the perturbation of the pass ignored: it is the conditional pass"
+            clue = Clue(candidates=(Candidate("perturbation.ignored", words, lambda p=plain: p),))  # type: ignore[misc]
+            yield from exam.compare(
+                "passes", "transformer", "transformer", velocities[index], expected[index], STEP, what, clue
+            )
     yield from _masked(exam, contexts["cond"])
 
 

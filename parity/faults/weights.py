@@ -114,7 +114,7 @@ def _fuse(change: Any) -> Any:
     original = lora.fuse
 
     def fuse(weights: dict[str, mx.array], loras: Sequence[Any], dtype: mx.Dtype) -> dict[str, mx.array]:
-        return change(original(weights, loras, dtype), weights)
+        return change(original(weights, loras, dtype), dict(weights))
 
     return everywhere("fuse", fuse, lora, checkpoint)
 

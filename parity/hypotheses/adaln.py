@@ -41,6 +41,9 @@ def levels(suspect: Suspect) -> Iterator[Candidate]:
         words = f"noise levels times {factor:g} (the official timestep is sigma x 1000)"
         yield Candidate("timestep.scale", words, lambda f=factor: f * suspect.reference)  # type: ignore[misc]
     stream = suspect.name.split(".")[0]
+    if not suspect.reference.any():
+        words = "the running noise level for a modality that is given (whose own is 0)"
+        yield Candidate("timestep.not-frozen", words, lambda: np.full(suspect.native.shape, float(np.max(suspect.native))))
     for other in ("video", "audio"):
         sigma = suspect.given.get(f"{other}.sigma")
         if sigma is None:
@@ -86,7 +89,8 @@ EDITS: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ("adaln.gate-product", "the cross gate from its table alone", {"cross_gate": "table"}),
     ("adaln.gate-product", "the cross gate from the timestep alone", {"cross_gate": "timestep"}),
     ("adaln.gate-missing", "no gates", {"gate": "none"}),
-    ("adaln.prompt-missing", "the text attention without its modulation (AdaLN of the prompt ignored)", {"prompt": False, "prompt_gate": False}),
+    ("adaln.prompt-missing", "the text attention without its modulation (AdaLN of the prompt ignored)",
+     {"prompt": False, "prompt_gate": False}),
     ("adaln.prompt-missing", "the text attention's query and context not modulated", {"prompt": False}),
     ("adaln.prompt-missing", "no gate behind the text attention", {"prompt_gate": False}),
     ("norm.missing", "no norm before the modulation", {"skip_norm": True}),

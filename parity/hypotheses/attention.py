@@ -172,7 +172,7 @@ def scored(q: Array, k: Array, v: Array, mask: Any, e: Edits) -> Array:
     scores = (q @ k.swapaxes(-1, -2)) * scale
     blind = None
     if e.mask == "causal":
-        scores = np.where(np.tri(*scores.shape[-2:], dtype=bool), scores, LOWEST)
+        scores = np.where(np.tri(*scores.shape[-2:]) > 0, scores, LOWEST)
     elif isinstance(mask, np.ndarray) and e.mask != "none":
         mask = mask.reshape((1,) * (4 - mask.ndim) + mask.shape) if mask.ndim != 3 else mask[:, None]
         mask = mask[..., : scores.shape[-1]]

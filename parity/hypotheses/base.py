@@ -17,6 +17,8 @@ Array = npt.NDArray[Any]
 # Share of the error a hypothesis has to remove before it is called the cause; a rounding is never hit bit for bit.
 CONVINCING = 0.9
 CONVINCING_ROUNDING = 0.5
+# A rounding that cannot be repeated bit for bit (sums in another order) has a size: within this factor of the error it counts.
+SAME_SIZE = 2.5
 # Hypotheses whose rest (as a share of the error) is near the best one's explain equally well: the one that says most wins.
 EQUAL_FACTOR, EQUAL_SHARE = 3.0, 1e-4
 
@@ -59,21 +61,25 @@ class Candidate:
     edit: str
     predict: Callable[[], Array]
     rank: int = FORMULA
+    enough: float | None = None  # share of the error it has to remove; less where something lossy lies in between
 
     @property
-    def rounding(self) -> bool:
-        return self.cause.startswith("dtype.")
+    def threshold(self) -> float:
+        return self.enough or (CONVINCING_ROUNDING if self.cause.startswith("dtype.") else CONVINCING)
 
 
 @dataclass(frozen=True)
 class Tried:
-    """A candidate after its execution. ``before`` and ``after`` are rel_l2 against the reference's norm."""
+    """A candidate after its execution. ``before``, ``after`` and ``size`` are over the reference's norm: native against the
+    reference, native against the edit, the edit against the reference."""
 
     cause: str
     edit: str
     rank: int
     before: float
     after: float
+    size: float = 0.0
+    threshold: float = CONVINCING
 
     @property
     def removed(self) -> float:
@@ -84,9 +90,20 @@ class Tried:
 
     @property
     def convincing(self) -> bool:
-        return self.removed >= (CONVINCING_ROUNDING if self.cause.startswith("dtype.") else CONVINCING)
+        return self.removed >= self.threshold
+
+    @property
+    def same_size(self) -> bool:
+        """A rounding that errs as much as native does, although not by the same numbers."""
+        dtype = self.cause in [cause for cause, _, _ in ROUNDINGS]
+        return dtype and self.rank == FORMULA and self.size > 0 and 1 / SAME_SIZE < self.before / self.size < SAME_SIZE
 
     def sentence(self) -> str:
+        if not self.convincing:
+            return (
+                f"native differs from the reference by as much as {self.edit} does "
+                f"({self.before:.2g} against {self.size:.2g}), and no other edit accounts for it"
+            )
         share = f"{100 * self.removed:.2f}".rstrip("0").rstrip(".")
         return f"native = reference with {self.edit} (removes {share} % of the error)"
 
@@ -154,7 +171,9 @@ class Trials:
                 return None
             predicted = predicted.reshape(native.shape)
         after = distance(native, predicted, self.suspect.mask) / self.norm
-        return Tried(candidate.cause, candidate.edit, candidate.rank, self.before, after)
+        rounding = candidate.cause.startswith("dtype.")
+        size = distance(predicted, self.suspect.reference, self.suspect.mask) / self.norm if rounding else 0.0
+        return Tried(candidate.cause, candidate.edit, candidate.rank, self.before, after, size, candidate.threshold)
 
 
 def ranked(suspect: Suspect, tried: Iterable[Candidate], seconds: float = 8.0) -> list[Tried]:

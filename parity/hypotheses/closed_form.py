@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from functools import partial
 
 import numpy as np
 
@@ -37,8 +38,8 @@ def any_pair(suspect: Suspect) -> Iterator[Candidate]:
 
 def _pointwise(native: Array, reference: Array) -> Iterator[Candidate]:
     if not (np.isfinite(native).all() and np.isfinite(reference).all()):
-        yield Candidate("value.not-finite", "values that are not finite", lambda: np.where(np.isfinite(native), reference, native),
-                        PROBE)  # fmt: skip
+        spoiled = np.where(np.isfinite(native), reference, native)
+        yield Candidate("value.not-finite", "values that are not finite", lambda: spoiled, PROBE)
         return
     yield Candidate("value.zero", "zeros in its place", lambda: np.zeros_like(reference), PROBE)
     yield Candidate("value.negated", "the sign turned", lambda: -reference, PROBE)
@@ -83,8 +84,8 @@ def _along(native: Array, reference: Array, axis: int, name: str) -> Iterator[Ca
         yield Candidate("order.halves", f"the two halves of the {name} axis swapped",
                         lambda: np.roll(reference, length // 2, axis), PROBE)  # fmt: skip
     for step in [s for s in range(-MOST_SHIFT, MOST_SHIFT + 1) if s and abs(s) < length]:
-        yield Candidate("order.shift", f"everything {step:+d} along the {name} axis", lambda s=step: _moved(reference, native, s, axis),
-                        PROBE)  # type: ignore[misc]  # fmt: skip
+        words = f"everything {step:+d} along the {name} axis"
+        yield Candidate("order.shift", words, partial(_moved, reference, native, step, axis), PROBE)
     centred = reference - reference.mean(axis, keepdims=True)
     yield Candidate("value.centred", f"the mean over the {name} axis taken away", lambda: centred, PROBE)
     spread = np.sqrt(np.mean(np.square(centred), axis, keepdims=True))
@@ -137,15 +138,24 @@ def _reordered(native: Array, reference: Array) -> Iterator[Candidate]:
     length = reference.shape[-1] if reference.ndim else 0
     for inner in [n for n in range(2, length) if length % n == 0 and n <= 1024]:
         shape = (*reference.shape[:-1], length // inner, inner)
-        yield Candidate("order.interleaved", f"the last axis laid out as {inner} x {length // inner} instead of {length // inner} x {inner}",
-                        lambda s=shape: reference.reshape(s).swapaxes(-1, -2).reshape(reference.shape), PROBE)  # type: ignore[misc]  # fmt: skip
+        words = f"the last axis laid out as {inner} x {length // inner} instead of {length // inner} x {inner}"
+        yield Candidate("order.interleaved", words, partial(_interleaved, reference, shape), PROBE)
+
+
+def _interleaved(reference: Array, shape: tuple[int, ...]) -> Array:
+    return reference.reshape(shape).swapaxes(-1, -2).reshape(reference.shape)
 
 
 def _other_tensor(suspect: Suspect) -> Iterator[Candidate]:
     """Another tensor of the same call in this one's place."""
     others = {**{k: v for k, v in suspect.given.items() if isinstance(v, np.ndarray)}, **suspect.known}
     for name, tensor in others.items():
-        if name != suspect.name and not name.startswith("native") and tensor.shape == suspect.native.shape and not np.array_equal(tensor, suspect.reference):
+        if (
+            name != suspect.name
+            and not name.startswith("native")
+            and tensor.shape == suspect.native.shape
+            and not np.array_equal(tensor, suspect.reference)
+        ):
             yield Candidate("wiring.other-tensor", f"`{name}` in its place", lambda t=tensor: t, PROBE)  # type: ignore[misc]
 
 

@@ -22,7 +22,7 @@ def convolved(
     dilation: int = 1,
     mode: str = "constant",
 ) -> Array:
-    """PyTorch's convolution of x (B, *places, C) with weight (O, I/groups, *kernel), ``padding`` on both sides of each place."""
+    """PyTorch's convolution of x (B, *places, C) with weight (O, I/groups, *kernel), ``padding`` on both sides of a place."""
     places = x.ndim - 2
     kernel = weight.shape[2:]
     x = np.pad(x.astype(np.float64), [(0, 0), *((p, p) for p in padding), (0, 0)], mode=mode)  # type: ignore[call-overload]
@@ -35,7 +35,7 @@ def convolved(
             slice(t * dilation, t * dilation + (s - 1) * stride + 1, stride) for t, s in zip(tap, sizes, strict=True)
         )
         part = x[(slice(None), *window)]
-        w = weight[(slice(None), slice(None), *tap)].astype(np.float64)
+        w = np.moveaxis(weight, (0, 1), (-2, -1))[tap].astype(np.float64)  # (O, I)
         out += part * w[:, 0] if weight.shape[1] == 1 and x.shape[-1] > 1 else part @ w.T
     assert places == len(kernel)
     return out if bias is None else out + bias
@@ -70,6 +70,11 @@ def convolution(suspect: Suspect) -> Iterator[Candidate]:
         yield Candidate(
             "weights.transposed", "inputs and outputs of the kernel swapped", lambda: run(np.swapaxes(weight, 0, 1))
         )
+    own = 0 if bias is None else bias
+    for cause, dtype, narrow in ROUNDINGS:
+        low = narrow(weight), narrow(x)
+        words = f"products and their sums in {dtype}"
+        yield Candidate(cause, words, lambda r=low, n=narrow: n(run(r[0], None, r[1])) + own)  # type: ignore[misc]
     for d in dilations:
         if d != official:
             yield Candidate("conv.dilation", f"dilation {d} instead of {official}", lambda d=d: run(d=d))  # type: ignore[misc]
@@ -144,7 +149,7 @@ def padded_input(suspect: Suspect) -> Iterator[Candidate]:
                 width[axis] = (before, extra[axis] - before)
             spread = ", ".join(f"{width[i][0]} before and {width[i][1]} after along {names.get(i, i)}" for i in axes)
             cause = "padding.side" if mode in ("constant", "edge") else f"padding.{mode}"
-            yield Candidate(cause, f"padding of {spread} ({words})", lambda w=tuple(width), m=mode: np.pad(x, w, mode=m))  # type: ignore[misc,call-overload]
+            yield Candidate(cause, f"padding of {spread} ({words})", lambda w=tuple(width), m=mode: np.pad(x, w, mode=m))  # type: ignore[misc]
 
 
 @hypotheses("CausalConv3d", "CausalConv2d")
@@ -167,7 +172,7 @@ def causal(suspect: Suspect) -> Iterator[Candidate]:
             yield Candidate(cause, f"time padded on {where} {text}", lambda b=before, m=mode: run(b, m))  # type: ignore[misc]
 
 
-def _shuffled(x: Array, factors: Sequence[int], inner: bool = True) -> Array:
+def shuffled(x: Array, factors: Sequence[int], inner: bool = True) -> Array:
     """Channels to places; ``inner``: the offsets vary fastest within a channel (official), else the channel does."""
     b, f, h, w, c = x.shape
     p1, p2, p3 = factors
@@ -194,21 +199,21 @@ def depth_to_space(suspect: Suspect) -> Iterator[Candidate]:
         return value[:, 0] if flat else value
 
     yield Candidate(
-        "shuffle.order", "channel-minor instead of channel-major pixel shuffle", lambda: done(_shuffled(hidden, factors, False))
+        "shuffle.order", "channel-minor instead of channel-major pixel shuffle", lambda: done(shuffled(hidden, factors, False))
     )
     for order in ((0, 2, 1), (2, 1, 0), (1, 0, 2), (1, 2, 0), (2, 0, 1)):
         swapped = [factors[i] for i in order]
         yield Candidate("shuffle.order", f"offsets of the pixel shuffle in the order {order}",
-                        lambda s=swapped: done(_shuffled(hidden, s)))  # type: ignore[misc]  # fmt: skip
-    yield Candidate("length.head-kept", "the first frame kept, the last one cut", lambda: done(_shuffled(hidden, factors), 0))
+                        lambda s=swapped: done(shuffled(hidden, s)))  # type: ignore[misc]  # fmt: skip
+    yield Candidate("length.head-kept", "the first frame kept, the last one cut", lambda: done(shuffled(hidden, factors), 0))
     if not flat and x.shape[-1] % int(np.prod(factors)) == 0:
-        skip = _shuffled(x, factors)[:, cut:]
+        skip = shuffled(x, factors)[:, cut:]
         for repeat, words in (
             (np.repeat, "repeated channel by channel"),
             (lambda a, n, axis: np.concatenate([a] * n, axis), "tiled"),
         ):
             yield Candidate("block.residual-added", f"a residual around the upsampler ({words})", lambda r=repeat: done(
-                _shuffled(hidden, factors)) + r(skip, shape[-1] // skip.shape[-1], axis=-1))  # type: ignore[misc]  # fmt: skip
+                shuffled(hidden, factors)) + r(skip, shape[-1] // skip.shape[-1], axis=-1))  # type: ignore[misc]  # fmt: skip
 
 
 @hypotheses("SpaceToDepthDownsample")
@@ -264,7 +269,37 @@ def resampled(suspect: Suspect) -> Iterator[Candidate]:
     yield Candidate("length.tail-cut", "the last row cut instead of the first", lambda: run()[:, :-1])
 
 
-@hypotheses("UpSample1d", "HannUpSample1d", "LowPassFilter1d", "DownSample1d", "_STFTFn", "MelSTFT")
+@hypotheses("UpSample1d")
+def upsampled(suspect: Suspect) -> Iterator[Candidate]:
+    """Twice the rate: zeros between the samples, a fixed low-pass filter, times the ratio; edges repeated."""
+    x, kernel = np.asarray(suspect.given["x"], dtype=np.float64), suspect.weight("filter").reshape(-1).astype(np.float64)
+    length, made, size = x.shape[1], suspect.reference.shape[1], kernel.size
+    ratio = made // length
+    pad = size // ratio - 1
+    left = pad * ratio + (size - ratio) // 2
+
+    def run(x: Array = x, gain: float = ratio, mode: str = "edge", left: int = left) -> Array:
+        wide = np.pad(x, [(0, 0), (pad, pad), (0, 0)], mode=mode)  # type: ignore[call-overload]
+        out = np.zeros((x.shape[0], (wide.shape[1] - 1) * ratio + size, x.shape[2]))
+        for tap in range(size):
+            out[:, tap : tap + (wide.shape[1] - 1) * ratio + 1 : ratio] += wide * kernel[tap]
+        return gain * out[:, left : left + made]
+
+    place = np.arange(length)
+    for n in (2, 3, 4, 8):
+        kept, lost = (place % n == 0)[None, :, None], (place % n != 0)[None, :, None]
+        words = f"every {n}th input sample only: the others are lost on the way"
+        yield Candidate("resample.samples-lost", words, lambda k=kept: run(x * k))  # type: ignore[misc]
+        yield Candidate("resample.samples-lost", f"every {n}th input sample lost", lambda k=lost: run(x * k))  # type: ignore[misc]
+    yield Candidate("resample.gain", "no gain for the inserted zeros", lambda: run(gain=1.0))
+    yield Candidate("padding.zeros", "edges padded with zeros", lambda: run(mode="constant"))
+    yield Candidate("padding.reflect", "edges mirrored", lambda: run(mode="reflect"))
+    for shift in (-2, -1, 1, 2):
+        yield Candidate("order.shift", f"a delay of {shift:+d}", lambda s=shift: run(left=left + s))  # type: ignore[misc]
+    yield from roundings(lambda x, kernel: run(x), x=x, kernel=kernel)
+
+
+@hypotheses("HannUpSample1d", "LowPassFilter1d", "DownSample1d", "_STFTFn", "MelSTFT")
 def filtered(suspect: Suspect) -> Iterator[Candidate]:
     """Fixed filters: only what any computation can suffer; shifts and factors come from the closed forms."""
     for cause, dtype, narrow in ROUNDINGS:

@@ -77,6 +77,13 @@ class Official:
         component, _, path = site.partition(".")
         return self.parameters(component).get(f"{path}.{name}" if path else name)
 
+    def _upsampler_config(self) -> Mapping[str, Any]:
+        if self.upsampler is None:
+            return {}
+        with safe_open(self.upsampler, framework="np") as file:
+            found: dict[str, Any] = json.loads((file.metadata() or {}).get("config", "{}"))
+        return found
+
     @cached_property
     def stated(self) -> dict[str, Any]:
         with safe_open(self.model, framework="np") as file:
@@ -92,6 +99,8 @@ class Official:
         """What the checkpoint's own config says of a component."""
         if component == "gemma":
             return self.text
+        if component == "upsampler":
+            return self._upsampler_config()
         found: Any = self.stated
         for name in _SECTIONS.get(component, ()):
             found = found.get(name, {})

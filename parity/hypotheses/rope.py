@@ -45,7 +45,7 @@ class Tables:
         count = dim // (2 * p.shape[1])
         exponents = np.linspace(0.0, 1.0, count, dtype=np.float64)
         powers = self.theta**exponents if self.spacing == "log" else 1 + exponents * (self.theta - 1)
-        indices = (powers * math.pi / 2).astype(np.float32).astype(self.grid)
+        indices: Array = (powers * math.pi / 2).astype(np.float32).astype(self.grid)
         fractions = np.stack([p[:, i] / limit for i, limit in enumerate(self.max_pos)], axis=-1)  # (B, T, axes)
         fractions = fractions * 2 - 1 if self.centred else fractions
         freqs = indices * fractions[..., None]  # (B, T, axes, count)

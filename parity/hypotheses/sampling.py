@@ -14,9 +14,16 @@ DISTILLED = (1.0, 0.99375, 0.9875, 0.98125, 0.975, 0.909375, 0.725, 0.421875, 0.
 
 
 def sigmas(
-    steps: int, tokens: float = 4096, stretch: bool = True, terminal: float = 0.1, base: Array | None = None, shifted: bool = True,
-    max_shift: float = 2.05, base_shift: float = 0.95, linear_shift: bool = False,
-) -> Array:  # fmt: skip
+    steps: int,
+    tokens: float = 4096,
+    stretch: bool = True,
+    terminal: float = 0.1,
+    base: Array | None = None,
+    shifted: bool = True,
+    max_shift: float = 2.05,
+    base_shift: float = 0.95,
+    linear_shift: bool = False,
+) -> Array:
     """The official scheduler: a linear ramp, shifted for a token count, stretched to a last level."""
     slope = (max_shift - base_shift) / (4096 - 1024)
     shift = tokens * slope + base_shift - slope * 1024
@@ -129,8 +136,8 @@ def guided(suspect: Suspect) -> Iterator[Candidate]:
     sample, sigma = g.get("sample"), g.get("sigma")
     if sample is not None and sigma:
         velocities = [(np.asarray(sample) - e) / sigma for e in (cond, text, perturbed, modality)]
-        yield Candidate("guidance.space", "guidance (with its rescale) of velocities instead of estimates of x0", lambda: np.asarray(sample)
-                        - sigma * official(None, None, *velocities))  # fmt: skip
+        words_of = "guidance (with its rescale) of velocities instead of estimates of x0"
+        yield Candidate("guidance.space", words_of, lambda: np.asarray(sample) - sigma * official(None, None, *velocities))
     yield from roundings(
         lambda c, t, s, m: official(cond=c, text=t, perturbed=s, modality=m), c=cond, t=text, s=perturbed, m=modality
     )

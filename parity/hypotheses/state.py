@@ -99,8 +99,8 @@ def positions(suspect: Suspect) -> Iterator[Candidate]:
                 yield Candidate("positions.frame-rate", words, lambda o=other: _behind(reference, frames / o, target))  # type: ignore[misc]
     yield Candidate("positions.unscaled", "times in frames instead of seconds", lambda: _with_times(reference, frames))
     single = np.stack([frames[..., 0], frames[..., 0] + 1], axis=-1) / rate
-    yield Candidate("positions.interval", "intervals of one frame for the appended tokens (as the causal fix gives the first frame)",
-                    lambda: _behind(reference, single, target))  # fmt: skip
+    words = "intervals of one frame for the appended tokens (as the causal fix gives the first frame)"
+    yield Candidate("positions.interval", words, lambda: _behind(reference, single, target))
     yield Candidate("positions.interval", "intervals of one frame", lambda: _with_times(reference, single))
     for shift in (-8, -7, -1, 1, 7, 8):
         moved = (frames + shift) / rate
@@ -176,16 +176,52 @@ def statistics(suspect: Suspect) -> Iterator[Candidate]:
     yield Candidate("dtype.bfloat16", "the VAE's statistics in bfloat16", lambda: plain * bfloat16(std) + bfloat16(mean))
 
 
+@hypotheses("video_encoder:sample")
+def pictures(suspect: Suspect) -> Iterator[Candidate]:
+    """An image on its way into the encoder, (B, F, H, W, 3) in [-1, 1]. It has passed a lossy codec: no edit fits exactly."""
+    x = suspect.reference.astype(np.float64)
+    edits: tuple[tuple[str, str, Array], ...] = (
+        ("image.flipped", "the image upside-down", x[:, :, ::-1]),
+        ("image.mirrored", "the image mirrored", x[:, :, :, ::-1]),
+        ("image.turned", "the image turned by half", x[:, :, ::-1, ::-1]),
+        ("image.channels", "red and blue swapped", x[..., ::-1]),
+        ("image.range", "pixels in [0, 1] instead of [-1, 1]", (x + 1) / 2),
+        ("image.range", "pixels in [0, 255] instead of [-1, 1]", (x + 1) * 127.5),
+        ("image.negative", "the image's negative", -x),
+    )
+    for cause, words, predicted in edits:
+        yield Candidate(cause, words, lambda p=predicted: p, enough=0.6)  # type: ignore[misc]
+
+
 @hypotheses("audio_encoder:spectrogram", "AudioProcessor", "audio_processor:*")
 def log_mel(suspect: Suspect) -> Iterator[Candidate]:
     """A factor on the sound is an offset of its logarithm, where the floor of 1e-5 does not hold it."""
     reference = suspect.reference.astype(np.float64)
-    offset = float(np.median(suspect.native - reference))
+    low = np.log(1e-5)
+    loud = (reference > low + 0.1) & (suspect.native > low + 0.1)
+    offset = float(np.median((suspect.native - reference)[loud])) if loud.any() else 0.0
+    # What lay below the floor may come up from it; by how much the spectrogram cannot tell.
+    hidden = np.clip(suspect.native, low, low + max(offset, 0.0))
     words = f"a sound scaled by {np.exp(offset):.4g} before its spectrogram"
-    yield Candidate("sound.scaled", words, lambda: np.maximum(reference + offset, np.log(1e-5)), VALUE)
+    yield Candidate(
+        "sound.scaled", words, lambda: np.where(reference <= low + 1e-3, hidden, np.maximum(reference + offset, low)), VALUE
+    )
+    yield from _spectrograms(suspect)
     yield Candidate("sound.logarithm", "log10 instead of the natural logarithm", lambda: reference / np.log(10))
     yield Candidate("sound.logarithm", "decibels instead of the natural logarithm", lambda: 20 * reference / np.log(10))
     yield Candidate("sound.power", "the power instead of the magnitude", lambda: 2 * reference)
     yield Candidate("sound.channels", "left and right swapped", lambda: reference[..., ::-1])
     yield Candidate("sound.channels", "both channels the mean of both",
                     lambda: np.broadcast_to(reference.mean(-1, keepdims=True), reference.shape))  # fmt: skip
+
+
+def _spectrograms(suspect: Suspect) -> Iterator[Candidate]:
+    """The log-mel spectrogram made again from the sound itself, where the run has kept it."""
+    from parity.hypotheses.mel import LogMel
+
+    sound, rate = suspect.given.get("waveform"), suspect.given.get("sampling_rate")
+    if not isinstance(sound, np.ndarray) or rate is None:
+        return
+    official = LogMel(sound, int(rate))
+    for cause, words, changes in official.edits():
+        yield Candidate(cause, words, lambda c=changes: official.made(suspect.native.shape, **c))  # type: ignore[misc]

@@ -47,8 +47,10 @@ def tokens(suspect: Suspect) -> Iterator[Candidate]:
         words = f"the first {mine.size} tokens only: a shortened prompt"
         yield Candidate("tokens.text-cut", words, lambda: padded(row[: mine.size]))
     body = mine[1:] if mine.size and mine[0] == row[0] else mine
-    at = _within(body, everything)
-    if at is not None and at > 1 and body.size > 1:
+    # A prompt that is cut before it is split into tokens may begin with another first token.
+    found = [at for skip in range(3) if body.size > skip + 8 and (at := _within(body[skip:], everything)) is not None]
+    at = found[0] if found else None
+    if at is not None and at > 3:
         words = f"the end of the prompt (from token {at} of {len(everything)}) instead of its beginning"
         yield Candidate("tokens.tail", words, lambda: padded(mine))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -27,9 +28,22 @@ def test_the_counts_hide_no_miss() -> None:
     total = summary([CAUGHT, MISPLACED, MISSED, CONTROL, UNSURE, Outcome("healthy", "", "none", "pass")])
     assert (total["faults"], total["caught"], total["right_component"]) == (3, 2, 1)
     assert (total["controls"], total["controls_flagged"]) == (2, 0)
-    assert total["components"]["state"] == {"faults": 1, "caught": 0, "right": 0}
+    counts = {"faults": 1, "caught": 0, "right": 0, "cause_kinds": 0, "cause_right": 0}
+    assert total["components"]["state"] == counts
     assert "MISSED" in line(MISSED)
     assert "control" in line(UNSURE)
+
+
+def test_a_cause_is_right_by_its_id_and_only_where_a_hypothesis_is_of_its_kind() -> None:
+    right = replace(CAUGHT, cause="timestep.scale", expected_cause="timestep.scale")
+    wrong = replace(CAUGHT, cause="norm.eps", expected_cause="timestep.scale|timestep.shift")
+    nameless = replace(CAUGHT, cause="norm.eps")
+    unexplained = replace(CAUGHT, expected_cause="timestep.scale")
+    assert [o.cause_right for o in (right, wrong, nameless, unexplained)] == [True, False, False, False]
+    total = summary([right, wrong, nameless, unexplained])
+    assert (total["cause_kinds"], total["cause_right"]) == (3, 1)
+    assert "(right)" in line(right)
+    assert "(is timestep.scale|timestep.shift)" in line(wrong)
 
 
 def test_every_check_stands_in_the_matrix() -> None:
