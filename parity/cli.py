@@ -69,6 +69,11 @@ VERBS: dict[str, Verb] = {
         ("parity certify --list", "parity certify --only TIM-01 --output reports/one-fault.json"),
         "parity.verbs.certify",
     ),
+    "explain": Verb(
+        "say why a site is wrong, by edited formulas of the reference that give what native gives",
+        ("parity explain transformer.transformer_blocks.0.attn1 --steps 2",),
+        "parity.verbs.explain",
+    ),
     "reduce": Verb(
         "cut one module out of a run, with a runner that fails while it is wrong",
         ("parity reduce transformer.transformer_blocks.0.attn1 --steps 2 --output reports/attn1",),
