@@ -13,7 +13,7 @@ from typing import Any
 
 from ltx_native.convert import convert
 from parity.world import layout, presets
-from parity.world.random_checkpoint import SINGLE_FILE, write_file, write_gemma
+from parity.world.random_checkpoint import SINGLE_FILE, write_file, write_gemma, write_lora
 from reference_bridge.surface import parse_version
 
 LAYERS = 30  # the CLI perturbs block 28, whatever the depth
@@ -21,6 +21,7 @@ _DECODERS = ("vae_decoder", "vae_encoder", "audio_vae", "vocoder")
 _TEXT = "ltx_core_mlx.text_encoders.gemma.feature_extractor"
 _TRANSFORMER = "ltx_core_mlx.model.transformer.model:LTXModelConfig"
 _READS_CONFIG = (0, 14, 11)  # the first version that reads the transformer's configuration
+_LORA = "ltx-2.3-22b-distilled-lora-384.safetensors"  # the name that the CLI has fixed
 _UPSAMPLER = "ltx-2.3-spatial-upscaler-x2"
 
 
@@ -77,7 +78,10 @@ def files(folder: Path) -> Files:
 def make(folder: Path, seed: int = 0) -> Files:
     """Write the checkpoint (1.9 GB, minutes) unless it is there. Weights are float32, so that only code can differ."""
     if folder.is_dir():
-        return files(folder)
+        found = files(folder)
+        if not (found.split / _LORA).exists():  # made before two-stage modes were asked of the CLI
+            write_lora(found.split / _LORA)
+        return found
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
@@ -92,6 +96,7 @@ def make(folder: Path, seed: int = 0) -> Files:
         _single(found.model, config, states, seed)
         convert(found.model, found.split, dtype="float32", upsamplers=[found.upsampler])
         # The CLI's distilled pipeline wants a file of its own name; random weights are as good under both.
+        write_lora(found.split / _LORA)
         os.link(found.split / "transformer-dev.safetensors", found.split / "transformer-distilled.safetensors")
         large = temporary / "large.safetensors"
         _single(large, cli_decoders(copy.deepcopy(presets.TINY)), states, seed)

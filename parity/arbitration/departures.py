@@ -47,11 +47,11 @@ def read_departures(path: Path = DEPARTURES) -> tuple[Departure, ...]:
         return tuple(Departure(**entry) for entry in tomllib.load(file)["departure"])
 
 
-def known(departures: Sequence[Departure], site: str, leaf: str) -> Departure | None:
-    """The listed departure that begins at this site, or at this leaf of it (`site:leaf`)."""
+def known(departures: Sequence[Departure], site: str, leaf: str, version: str | None) -> Departure | None:
+    """The listed departure that begins at this site, or at this leaf of it (`site:leaf`); one that holds comes first."""
     names = (f"{site}:{leaf}", site)
-    patterns = ((d, pattern) for d in departures for pattern in d.site.split("|"))
-    return next((d for d, pattern in patterns if any(fnmatch.fnmatchcase(name, pattern) for name in names)), None)
+    found = [d for d in departures if any(fnmatch.fnmatchcase(name, p) for p in d.site.split("|") for name in names)]
+    return next((d for d in found if d.holds_for(version)), found[0] if found else None)
 
 
 def excuse(found: Departure | None, version: str | None) -> str:

@@ -21,6 +21,7 @@ from ltx_native.text_encoder.connector import Embeddings1DConnector
 from ltx_native.text_encoder.gemma3 import ScaledWordEmbedding
 from ltx_native.transformer import model as transformer
 from ltx_native.transformer import passes
+from ltx_native.transformer_config import TransformerConfig
 from parity.arbitration.departures import read_departures
 from parity.cases import Case
 from parity.faults.registry import everywhere, fault, patched
@@ -83,6 +84,17 @@ def context_bfloat16(case: Case) -> Iterator[None]:
 
 
 @contextmanager
+def av_ca_gate_scale(case: Case) -> Iterator[None]:
+    original = transformer.LTXModel.__init__
+
+    def init(self: transformer.LTXModel, config: TransformerConfig, *args: Any) -> None:
+        original(self, replace(config, av_ca_timestep_scale_multiplier=1.0), *args)
+
+    with patched(transformer.LTXModel, __init__=init):
+        yield
+
+
+@contextmanager
 def timestep_bfloat16(case: Case) -> Iterator[None]:
     modality, timesteps = denoise.Denoiser._modality, denoise._timesteps
 
@@ -113,9 +125,15 @@ IMITATIONS: dict[str, Callable[[Case], AbstractContextManager[Any]]] = {
     "rope-float32": rope_float32,
     "schedule-token-shift": schedule_token_shift,
     "context-bfloat16": context_bfloat16,
+    "av-ca-gate-scale": av_ca_gate_scale,
     "timestep-bfloat16": timestep_bfloat16,
     "latents-bfloat16": latents_bfloat16,
 }
+
+
+def imitations_for(version: str | None) -> tuple[str, ...]:
+    """Names of all imitations whose departure this version of the CLI has."""
+    return tuple(d.name for d in read_departures() if d.imitation and d.holds_for(version))
 
 
 @contextmanager

@@ -22,7 +22,9 @@ PAIRS = (("native", "official"), ("cli", "official"), ("native", "cli"))
 TOLERANCE = 1e-5  # rel_l2 in float32, below which two sides say the same
 APART = 10.0  # the outlier is at least so many times farther from the other two than they are from each other
 JUMP = 5.0  # an onset exceeds what came before it by this factor
-SOURCES = ("tokenizer", "schedule", "noise.*", "state.*")  # they take nothing from what ran before them
+SOURCES = ("tokenizer", "schedule", "noise.*")  # they take nothing from what ran before them
+FIRST = "state.*"  # nor does the state that a run begins with; that of stage 2 comes from stage 1
+TIMING = "transformer.*adaln_single*"  # in the first step they take the first sigma alone, which all sides share
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,7 @@ def arbitrate(traces: Mapping[str, Trace], departures: Sequence[Departure] = (),
     masks = _masks(traces["official"])
     version = traces["cli"].manifest.get("versions", {}).get(CLI_PACKAGE)
     rows: list[Row] = []
-    reached = 0.0
+    reached = {"": 0.0, TIMING: 0.0}
     for key, official in records["official"].items():
         if key not in records["native"] or key not in records["cli"]:
             continue
@@ -77,12 +79,16 @@ def arbitrate(traces: Mapping[str, Trace], departures: Sequence[Departure] = (),
             mask = masks.get(key.call) if _masked(key.site) else None
             native_official, cli_official, native_cli = (_distance(shaped[a], shaped[b], mask) for a, b in PAIRS)
             departs = _who(native_official, cli_official, native_cli)
-            before = 0.0 if any(fnmatch.fnmatchcase(key.site, pattern) for pattern in SOURCES) else reached
+            timing = key.step == 0 and fnmatch.fnmatchcase(key.site, TIMING)
+            sources = (*SOURCES, FIRST) if key.stage == "stage_1" else SOURCES
+            source = any(fnmatch.fnmatchcase(key.site, pattern) for pattern in sources)
+            before = 0.0 if source else reached[TIMING if timing else ""]
             onset = departs in ("cli", "all") and not cli_official <= max(before * JUMP, TOLERANCE)
-            listed = known(departures, key.site, leaf) if onset else None
+            listed = known(departures, key.site, leaf, version) if onset else None
             name = excuse(listed, version) if onset else ""
             if cli_official == cli_official and not (listed and listed.benign):
-                reached = max(reached, cli_official)
+                for group in ("", TIMING) if timing else ("",):
+                    reached[group] = max(reached[group], cli_official)
             place = str(key).removeprefix(key.site).strip()
             rows.append(Row(key.site, place, leaf, native_official, cli_official, native_cli, departs, onset, name))
     if not rows:

@@ -23,7 +23,7 @@ import numpy as np
 import pytest
 
 from parity.arbitration import checkpoint
-from parity.arbitration.imitation import IMITATIONS
+from parity.arbitration.imitation import imitations_for
 from parity.arbitration.run import as_the_cli_ran, case_for_cli, different_draws, native, run
 from parity.arbitration.table import Row, arbitrate, table
 from parity.checkpoints import ROOT, cache_folder
@@ -322,12 +322,14 @@ def test_native_follows_the_official_code_wherever_the_cli_departs(arbitrated: t
     assert {"gemma-final-norm", "schedule-token-shift"} <= {row.departure for row in rows}
 
 
-def test_native_can_depart_as_the_cli_does(arbitrated: tuple[Path, list[Row]], files: checkpoint.Files, tmp_path: Path) -> None:
+def test_native_can_depart_as_the_cli_does(
+    arbitrated: tuple[Path, list[Row]], found: Survey, files: checkpoint.Files, tmp_path: Path
+) -> None:
     """With every departure imitated, native is where the CLI is: what is listed is all there is."""
     folder, _ = arbitrated
     traces = {side: Trace(folder / side) for side in ("cli", "official")}
     case, noise = as_the_cli_ran(case_for_cli(), traces["cli"])
-    rows = arbitrate({**traces, "native": native(tmp_path / "native", case, files, noise, tuple(IMITATIONS))})
+    rows = arbitrate({**traces, "native": native(tmp_path / "native", case, files, noise, imitations_for(found.version))})
     print("\n" + table(rows))
     final = {row.site: row for row in rows if row.site.startswith("latent.")}
     assert set(final) == {"latent.video", "latent.audio"}

@@ -120,6 +120,33 @@ def test_the_report_lists_every_departure_with_what_was_measured(
     assert not any(row["holds"] for row in for_report(path)["rows"])
 
 
+def test_a_mistake_in_the_timing_shows_behind_a_larger_one_in_the_text(
+    sides: Callable[..., dict[str, Trace]], tmp_path: Path
+) -> None:
+    gate = "transformer.av_ca_a2v_gate_adaln_single.emb"
+    text, timing = np.ones((1, 4), np.float32), np.arange(4, dtype=np.float32)[None]
+    for side in ("native", "cli", "official"):
+        with TraceWriter(
+            tmp_path / side, {"side": side, "engine": side, "versions": {"ltx-pipelines-mlx": "0.13.1"}}
+        ) as writer:
+            writer.append("gemma", writer.store(text * (9.0 if side == "cli" else 1.0)), stage="stage_1")
+            for step in (0, 1):
+                wrong = writer.store(timing * (1.5 if side == "cli" else 1.0))
+                writer.append(gate, wrong, stage="stage_1", step=step, guidance_pass="cond")
+    rows = arbitrate({side: Trace(tmp_path / side) for side in ("native", "cli", "official")}, read_departures())
+    assert [(row.site, row.departure) for row in rows if row.onset] == [("gemma", "UNLISTED"), (gate, "av-ca-gate-scale")]
+
+
+@pytest.mark.parametrize(("version", "named"), [("0.14.10", "old"), ("0.14.19", "wide"), ("0.15.0", "EXPIRED old")])
+def test_of_two_departures_at_a_site_the_one_that_holds_is_named(
+    version: str, named: str, sides: Callable[..., dict[str, Trace]]
+) -> None:
+    old = Departure("old", CHAIN[1], "0.2.0", "0.14.10", "w", "o", "e")
+    wide = Departure("wide", "transformer.*", "0.2.0", "0.14.19", "w", "o", "e")
+    rows = arbitrate(sides({"cli": {CHAIN[1]: 0.001}}, cli=version), [old, wide])
+    assert [row.departure for row in rows if row.onset] == [named]
+
+
 def test_what_takes_nothing_from_before_is_judged_by_itself(sides: Callable[..., dict[str, Trace]]) -> None:
     sigmas = np.linspace(1, 0, 5, dtype=np.float32)
     wrong = {"transformer.patchify_proj.first": np.ones((1, 6, 16), np.float32)}

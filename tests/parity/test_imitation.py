@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import mlx.core as mx
@@ -19,10 +20,11 @@ from ltx_native.transformer.modality import Modality
 from ltx_native.transformer.passes import Pass
 from ltx_native.transformer_config import ConnectorConfig
 from parity.arbitration.departures import read_departures
-from parity.arbitration.imitation import IMITATIONS, imitating
+from parity.arbitration.imitation import IMITATIONS, imitating, imitations_for
 from parity.cases import Case
 
 CASE = Case("imitation")
+EVERY_LISTED = [departure.name for departure in read_departures()]
 CONNECTOR = ConnectorConfig(
     num_attention_heads=2, attention_head_dim=4, num_layers=2, positional_embedding_max_pos=(16,), norm_eps=1e-6,
     positional_embedding_theta=1e4, num_learnable_registers=4, rope_type="split", frequencies_precision="float64",
@@ -78,6 +80,31 @@ def test_norms_of_the_connectors_have_the_default_eps_of_mlx() -> None:
     with imitating(["connector-qk-norm-eps"], CASE):
         assert eps() == {1e-5}
     assert eps() == {1e-6}
+
+
+@dataclass(frozen=True)
+class Scales:
+    """What of a configuration the imitation changes."""
+
+    av_ca_timestep_scale_multiplier: float
+
+
+def test_the_gates_of_the_cross_attention_ignore_the_configuration(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[float] = []
+    monkeypatch.setattr(
+        transformer.LTXModel, "__init__", lambda self, config: given.append(config.av_ca_timestep_scale_multiplier)
+    )
+    config = Scales(1000.0)
+    with imitating(["av-ca-gate-scale"], CASE):
+        transformer.LTXModel(config)  # type: ignore[arg-type]
+    transformer.LTXModel(config)  # type: ignore[arg-type]
+    assert given == [1.0, 1000.0]
+
+
+def test_imitations_follow_the_version() -> None:
+    assert set(IMITATIONS) - set(imitations_for("0.14.19")) == {"av-ca-gate-scale"}
+    assert imitations_for("0.13.1") == tuple(name for name in EVERY_LISTED if name in IMITATIONS)
+    assert imitations_for("9.0") == imitations_for(None) == ()
 
 
 def test_texts_are_rounded_on_entering_the_transformer() -> None:
