@@ -50,6 +50,11 @@ def report() -> Path:
     content = synthetic.results(blocks=6, steps=5, failing=4)
     content["fidelity"] = synthetic.fidelity()
     content["certificate"] = synthetic.certificate()
+    content["abilities"] = [
+        {"code": "M", "ability": "module outputs on identical inputs", "by": ["replays", content["cases"][0]["name"]]},
+        {"code": "Y", "ability": "time and memory", "by": []},
+    ]
+    content["fidelity"]["shown"] = synthetic.shown(folder)
     content["departures"] = for_report()
     return build_report(synthetic.write_run(folder, content))
 

@@ -240,6 +240,21 @@ def fidelity(count: int = 24) -> dict[str, Any]:
     }
 
 
+def shown(folder: Path) -> list[dict[str, Any]]:
+    """Two prompts made by both sides, the second missed by native; media are written below ``folder``."""
+    rows = []
+    for i, prompt in enumerate((HOSTILE_PROMPT, "a red square standing still")):
+        seen = {"colour": "red", "shape": "square", "motion": "still", "background": "grey", "right": i == 0}
+        row: dict[str, Any] = {"id": f"p{i}", "prompt": prompt, "seed": i, "captions": 16, "media": {}, "oracle": {}}
+        for shift, side in enumerate(("native", "reference")):
+            write_movie(folder / f"p{i}" / f"{side}.mp4", size=(64, 64), shift=shift)
+            row["media"][side] = f"p{i}/{side}.mp4"
+            row["oracle"][side] = {**seen, "right": i == 0 or side == "reference"}
+            row[side] = {"clip_score": 90.0 + shift, "first": i == 0, "lost_to": "" if i == 0 else "<b>a blue square</b>"}
+        rows.append(row)
+    return rows
+
+
 def certificate() -> dict[str, Any]:
     rows = [
         {

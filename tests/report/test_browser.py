@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import time
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 import synthetic
 from PIL import Image
 
+from parity.history import write_history
 from parity.report import build_report
 
 pytestmark = pytest.mark.xdist_group("browser")
@@ -31,7 +33,7 @@ def test_opens_from_disk_without_network_or_complaints(opened: Any) -> None:
     assert [url for url in opened.requests if not url.startswith(("file:", "data:"))] == []
     assert opened.page.title().startswith("FAIL")
     assert "In force: bridge" in opened.page.text_content(".engine")
-    assert opened.page.locator("audio").count() == 2
+    assert opened.page.locator("audio").count() == 6
     opened.page.wait_for_function("[...document.querySelectorAll('audio')].every((a) => a.readyState >= 1 || a.error)")
     assert opened.page.evaluate("[...document.querySelectorAll('audio')].filter((a) => a.error).length") == 0
 
@@ -116,7 +118,7 @@ def test_the_model_map_leads_to_the_worst_site_of_a_cell(opened: Any) -> None:
 
 def bar(page: Any, side: str) -> int:
     """Column of the moving bar, in the video's pixels, read from what is on the screen."""
-    shot = page.locator(f".frame[data-side='{side}']").screenshot()
+    shot = page.locator(f"section.case .frame[data-side='{side}']").screenshot()
     picture = np.asarray(Image.open(io.BytesIO(shot)).convert("RGB")).astype(int)
     bright = (picture[..., 0] - picture[..., 2]).clip(0).sum(axis=0)
     return round(float(bright.argmax()) / picture.shape[1] * 96)
@@ -126,17 +128,17 @@ def test_both_sides_show_the_same_frame(opened: Any) -> None:
     page = opened.page
     for frame in (0, 3, 8):
         page.evaluate(
-            "(n) => { const s = document.querySelector('.viewer input'); s.value = n; s.dispatchEvent(new Event('input')); }",
+            "(n) => { const s = document.querySelector('section.case .viewer input'); s.value = n; s.dispatchEvent(new Event('input')); }",
             frame,
         )
         native, reference = bar(page, "native"), bar(page, "reference")
         assert abs(reference - 8 * frame) <= 8, "the picture is not the frame the scrubber names"
         assert abs(native - reference) <= 7, "the sides are a frame apart (the bar moves 8 columns a frame, native is 1 ahead)"
-    page.click(".play")
+    page.locator("section.case .play").click()
     frames = page.evaluate(
         """() => new Promise((done) => {
             const seen = [], tick = () => {
-                seen.push([...document.querySelectorAll('.frame')].map((f) => Number(f.dataset.frame)));
+                seen.push([...document.querySelectorAll('section.case .frame')].map((f) => Number(f.dataset.frame)));
                 seen.length < 30 ? requestAnimationFrame(tick) : done(seen);
             };
             requestAnimationFrame(tick);
@@ -144,7 +146,7 @@ def test_both_sides_show_the_same_frame(opened: Any) -> None:
     )
     assert max(max(row) - min(row) for row in frames) <= 1
     assert len({row[0] for row in frames}) > 1, "nothing moved"
-    page.click(".play")
+    page.locator("section.case .play").click()
 
 
 def test_hostile_texts_are_shown_as_text(opened: Any) -> None:
@@ -173,6 +175,32 @@ def test_no_serious_accessibility_violation(open_page: Any, report: Path, scheme
         f"{rule['id']}: {node['html'][:160]} {node['failureSummary'][:200]}" for rule in serious for node in rule["nodes"][:3]
     ]
     assert not serious, "\n".join(told)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_history_page_is_quiet_and_accessible(open_page: Any, tmp_path: Path, scheme: str) -> None:
+    from axe_playwright_python.sync_playwright import Axe
+
+    numbers = {
+        "worst_local": 1e-6,
+        "worst_site": "transformer <b>",
+        "compared": 9,
+        "failing": 0,
+        "end_to_end": {},
+        "fidelity": None,
+    }
+    for day, verdict in enumerate(("pass", "fail", "inconclusive"), 1):
+        entry = tmp_path / "promoted" / "history" / f"2026010{day}"
+        entry.mkdir(parents=True)
+        created = {"created": f"2026-01-0{day}T10:00:00+00:00", "commit": "a" * 40, "verdict": verdict}
+        (entry / "verdict.json").write_text(json.dumps(created))
+        (entry / "summary.json").write_text(json.dumps(numbers))
+    opened = open_page(write_history(tmp_path / "promoted", tmp_path / "history.html"), color_scheme=scheme)
+    assert opened.page.locator("tbody tr").count() == 3
+    assert opened.page.locator("svg.plot").count() >= 1
+    found = Axe().run(opened.page).response
+    assert [rule["id"] for rule in found["violations"] if rule["impact"] in ("serious", "critical")] == []
+    assert opened.complaints == []
 
 
 def test_works_without_javascript(open_page: Any, report: Path) -> None:
