@@ -53,7 +53,9 @@ def _pointwise(native: Array, reference: Array) -> Iterator[Candidate]:
     if np.ptp(reference) > 0:
         a = float(np.cov(native.ravel(), reference.ravel(), bias=True)[0, 1] / reference.var())
         b = float(native.mean() - a * reference.mean())
-        yield Candidate("value.affine", f"a·x + b with a = {a:.6g}, b = {b:.6g}", lambda: a * reference + b, FITTED)
+        one = min(np.linalg.norm(native - scale * reference), np.linalg.norm(native - reference - offset))
+        if np.linalg.norm(native - a * reference - b) < 0.5 * one - 1e-7 * np.linalg.norm(native):  # two numbers have to pay
+            yield Candidate("value.affine", f"a·x + b with a = {a:.6g}, b = {b:.6g}", lambda: a * reference + b, FITTED)
         low, high = float(native.min()), float(native.max())
         if low > reference.min() or high < reference.max():
             text = f"values limited to [{low:.4g}, {high:.4g}]"
