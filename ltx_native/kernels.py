@@ -20,7 +20,7 @@ _SQRT_2_PI = math.sqrt(2 / math.pi)
 _EXP2 = (1.0, 6.931472028550421e-1, 2.402264791363012e-1, 5.550332471162809e-2, 9.618437357674640e-3,
          1.339887440266574e-3, 1.535336188319500e-4)  # fmt: skip
 _ROUND = 1.5 * 2**23  # added to a float32, it leaves the nearest integer in the low bits
-_FEW = 2048  # scores: below that MLX's softmax costs less than the calls that replace it
+_FEW = 2048  # numbers: below that a call costs more than the arithmetic
 
 
 def exp2(x: mx.array) -> mx.array:
@@ -54,7 +54,16 @@ def fused(function: Callable[..., mx.array]) -> Callable[..., mx.array]:
     return mx.compile(function) if can_fuse() else function
 
 
+def _norm(x: mx.array, eps: float) -> mx.array:
+    return x * mx.rsqrt(mx.mean(mx.square(x), axis=-1, keepdims=True) + eps)
+
+
+def _weighted_norm(x: mx.array, weight: mx.array, eps: float) -> mx.array:
+    return _norm(x, eps) * weight
+
+
 _fused_weights, _fused_gelu_tanh = fused(_weights), fused(_gelu_tanh)
+_fused_norm, _fused_weighted_norm = fused(_norm), fused(_weighted_norm)
 
 
 def on_cpu() -> bool:
@@ -67,6 +76,14 @@ def gelu_tanh(x: mx.array) -> mx.array:
     if on_cpu():
         return _fused_gelu_tanh(z).astype(x.dtype)
     return (z * mx.sigmoid((2 * _SQRT_2_PI) * (z + 0.044715 * (z * z * z)))).astype(x.dtype)
+
+
+def rms_norm(x: mx.array, weight: mx.array | None, eps: float) -> mx.array:
+    """x over its root mean square along the last axis, times weight: MLX's own, which on a CPU is eleven operations. For few
+    numbers four fused ones, with the same roundings, take half the time; for many they are slower."""
+    if x.size >= _FEW or x.dtype != mx.float32 or not on_cpu():
+        return mx.fast.rms_norm(x, weight, eps)
+    return _fused_norm(x, eps) if weight is None else _fused_weighted_norm(x, weight, eps)
 
 
 def _totals(weights: mx.array) -> mx.array:

@@ -3,12 +3,18 @@
 import mlx.core as mx
 import mlx.nn as nn
 
+from ltx_native import kernels
 from ltx_native.kernels import attention, gelu_tanh
 from ltx_native.rope import FreqsCis, apply_rotary_emb
 
 
 def rms_norm(x: mx.array, weight: mx.array | None = None, eps: float = 1e-6) -> mx.array:
-    return mx.fast.rms_norm(x, weight, eps)
+    return kernels.rms_norm(x, weight, eps)
+
+
+class RMSNorm(nn.RMSNorm):
+    def __call__(self, x: mx.array) -> mx.array:
+        return kernels.rms_norm(x, self["weight"], self.eps)
 
 
 class Linear(nn.Linear):
@@ -55,8 +61,8 @@ class Attention(nn.Module):
         self.heads = heads
         self.dim_head = dim_head
         self.rope_type = rope_type
-        self.q_norm = nn.RMSNorm(inner_dim, eps=norm_eps)
-        self.k_norm = nn.RMSNorm(inner_dim, eps=norm_eps)
+        self.q_norm = RMSNorm(inner_dim, eps=norm_eps)
+        self.k_norm = RMSNorm(inner_dim, eps=norm_eps)
         self.to_q = Linear(query_dim, inner_dim)
         self.to_k = Linear(context_dim, inner_dim)
         self.to_v = Linear(context_dim, inner_dim)

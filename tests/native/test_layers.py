@@ -11,7 +11,7 @@ import pytest
 from mlx.utils import tree_flatten, tree_map
 
 from ltx_native.kernels import attention, exp2, gelu_tanh
-from ltx_native.layers import Attention, FeedForward, rms_norm
+from ltx_native.layers import Attention, FeedForward, RMSNorm, rms_norm
 from ltx_native.rope import (
     apply_rotary_emb,
     generate_freq_grid_float32,
@@ -52,6 +52,19 @@ def test_exp2_over_its_whole_range() -> None:
     x = np.linspace(-126, 126, 200_001).astype(np.float32)
     expected = np.exp2(x.astype(np.float64))
     assert float((np.abs(f64(exp2(mx.array(x))) - expected) / expected).max()) <= 4e-7
+
+
+@pytest.mark.parametrize("shape", [(1, 4, 64), (2, 3, 5, 8), (1, 64, 64)], ids=["few", "few, four axes", "many"])
+def test_rms_norm_of_few_and_of_many_numbers(shape: tuple[int, ...]) -> None:
+    x, weight = normal(*shape), 1 + 0.2 * normal(shape[-1], seed=1)
+    expected = f64(x) / np.sqrt((f64(x) ** 2).mean(-1, keepdims=True) + 1e-3)
+    layer = RMSNorm(shape[-1], eps=1e-3)
+    layer.weight = weight
+    assert rel_l2(rms_norm(x, eps=1e-3), expected) < 3e-7
+    assert rel_l2(layer(x=x), expected * f64(weight)) < 3e-7
+    half = rms_norm(x.astype(mx.bfloat16), eps=1e-3)
+    assert half.dtype == mx.bfloat16
+    assert rel_l2(half, expected) < 1e-2
 
 
 def test_gelu_tanh_in_both_dtypes() -> None:
