@@ -1,4 +1,4 @@
-"""Planted mistakes: each must make the verdict `fail`, and the first named site must lie in the guilty component."""
+"""Planted mistakes: the verdict must be `fail`, the first named site in the guilty component, and the named cause the right one."""
 
 from __future__ import annotations
 
@@ -40,3 +40,6 @@ def test_a_planted_fault_fails_in_its_component(
     assert result.finding is not None
     print(f"{id}: {result.finding.sentence}")
     assert result.finding.component == component
+    assert result.hypotheses, "no cause was named"
+    print(f"{id}: {result.hypotheses[0]['edit']}")
+    assert result.hypotheses[0]["cause"] in planted.cause.split("|")

@@ -46,6 +46,7 @@ def run(args: argparse.Namespace) -> int:
         "verdict": verdict["verdict"],
         "reasons": verdict["reasons"],
         "coverage": result.coverage.sentence() if result.coverage else None,
+        "because": _because(session.cases),
         "report": str(args.output / "report.html"),
     }
     show(args, found, _next_step(args.output, verdict["verdict"], verdict["reasons"], session.cases))
@@ -65,6 +66,11 @@ def _search(args: argparse.Namespace, session: Session, case: Case) -> int:
     }
     show(args, shown, shlex.join(["parity", "explain", site]) if site else "parity compare")
     return STATUS["fail" if found.found else "pass"]
+
+
+def _because(cases: Sequence[CaseResult]) -> str | None:
+    """The cause of the first finding, where an executed hypothesis names one."""
+    return next((str(row["edit"]) for case in cases for row in case.hypotheses[:1]), None)
 
 
 def _next_step(output: Path, verdict: str, reasons: Sequence[str], cases: Sequence[CaseResult]) -> str:
