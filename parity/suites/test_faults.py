@@ -1,4 +1,4 @@
-"""Planted mistakes: the verdict must be `fail`, the first named site in the guilty component, and the named cause the right one."""
+"""Planted mistakes: the verdict is `fail`, the first named site in the guilty component, the named cause the right one."""
 
 from __future__ import annotations
 
