@@ -28,8 +28,8 @@ class Row:
 
     ``incoming`` is the worst rel_l2 among the tensors handed to the site and ``incoming_name`` its argument;
     ``inherited`` = ‖g(n) − g(r)‖ / ‖f(r)‖; ``gain`` = inherited / incoming; ``floor`` is what the reference differs from itself
-    here in the dtype under test. ``problem`` says why a pair could not be measured; ``identity`` is what local + inherited misses
-    of total.
+    here in the dtype under test. ``problem`` says why a pair could not be measured; ``identity`` is what local + inherited
+    misses of total.
     """
 
     index: int
@@ -149,10 +149,14 @@ def _leaf(tensors: Mapping[str, Array], path: str, what: str) -> Array:
         raise MetricError(f"the native {what} gives no output '{path}' (it gives {sorted(tensors)})") from None
 
 
-def _mask_for(mask: Array | None, tensor: Array) -> Array | None:
-    if mask is None or tensor.ndim < 2 or tensor.shape[:2] != mask.shape:
+def mask_for(mask: Array | None, tensor: Array) -> Array | None:
+    """A mask (B, T) as it fits a tensor (B, T, …) or, split into heads, (B, H, T, D); None for any other shape."""
+    if mask is None or tensor.ndim < 2:
         return None
-    return mask
+    if tensor.shape[:2] == mask.shape:
+        return mask
+    split = tensor.ndim == 4 and (tensor.shape[0], tensor.shape[2]) == mask.shape
+    return np.broadcast_to(mask[:, None], tensor.shape[:3]) if split else None
 
 
 def _inherited(run: Array, local: Mapping[str, Array] | None, path: str, total: Metrics, mask: Array | None) -> float | None:
@@ -175,7 +179,7 @@ def _incoming(sides: Sides) -> tuple[float | None, str]:
         native = native.reshape(reference.shape) if native.size == reference.size == 1 else spread(native, reference.shape)
         if native.shape != reference.shape:
             return float("inf"), f"{path} (shape {native.shape} for {reference.shape})"
-        error = measure(native, reference, _mask_for(sides.mask, reference)).rel_l2
+        error = measure(native, reference, mask_for(sides.mask, reference)).rel_l2
         if worst is None or error > worst:
             worst, name = error, path
     return worst, name

@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 
 from parity.align import Alignment
-from parity.compare import Row, Sides, compare_pair
+from parity.compare import Row, Sides, compare_pair, mask_for
 from parity.gate import TensorPolicy
 from parity.metrics import measure
 from parity.results import EndToEnd
-from parity.sites import component_of, mask_key, native_only, to_native_layout
+from parity.sites import component_of, has_padding, native_only, to_native_layout
 from parity.trace import Key, Record, Trace, Tree, leaves
 
 Array = npt.NDArray[Any]
@@ -48,7 +49,7 @@ def measure_pairs(alignment: Alignment, reference: Trace, native: Trace, replay:
                 dtypes={path: str(leaf["dtype"]) for path, leaf in leaves(record.outputs) if "tensor" in leaf},
                 inputs_reference=_inputs(reference, record, site),
                 inputs_native=_inputs(native, partner, None) if partner else {},
-                mask=masks.of(record.key),
+                mask=_given_mask(masks, reference, record),
                 output_masks={path: mask for path, mask in padded.items() if mask is not None},
                 problem=local if isinstance(local, str) else "",
             ),
@@ -61,22 +62,46 @@ def _inputs(trace: Trace, record: Record, site: str | None) -> dict[str, Array]:
 
 
 class Masks:
-    """Token masks of components that have padding, read once per prompt."""
+    """Token masks of components that have padding, read once per prompt.
+
+    A call inside such a component belongs to the root call that ends after it, whose `attention_mask` it is; a module may be
+    called several times in one root call.
+    """
 
     def __init__(self, reference: Trace) -> None:
         self._reference = reference
-        self._records = {record.key: record for record in reference.records if record.key.site == component_of(record.key.site)}
         self._found: dict[Key, Array | None] = {}
+        self._roots: dict[Key, Record] = {}
+        inside: list[Key] = []
+        for record in reference.records:
+            if has_padding(record.key.site):
+                inside.append(record.key)
+                if record.key.site == component_of(record.key.site):
+                    self._roots.update(dict.fromkeys(inside, record))
+                    inside.clear()
+
+    def root(self, key: Key) -> Record | None:
+        """The root call that a record belongs to; None where a component has no padding."""
+        return self._roots.get(key)
 
     def of(self, key: Key) -> Array | None:
-        wanted = mask_key(key)
-        if wanted is None:
+        root = self._roots.get(key)
+        if root is None:
             return None
-        if wanted not in self._found:
-            record = self._records.get(wanted)
-            leaf = record.inputs.get("attention_mask") if record else None
-            self._found[wanted] = self._reference.tensor(leaf).astype(bool) if leaf and "tensor" in leaf else None
-        return self._found[wanted]
+        if root.key not in self._found:
+            leaf = root.inputs.get("attention_mask")
+            self._found[root.key] = self._reference.tensor(leaf).astype(bool) if leaf and "tensor" in leaf else None
+        return self._found[root.key]
+
+
+def _given_mask(masks: Masks, reference: Trace, record: Record) -> Array | None:
+    """Valid tokens among a record's inputs: its component's, or those of the mask (B, T) that it is handed itself."""
+    mask = masks.of(record.key)
+    leaf = record.inputs.get("attention_mask")
+    if mask is None and leaf and "tensor" in leaf and len(leaf["shape"]) == 2:
+        given = reference.tensor(leaf)
+        return given.astype(bool) if np.isin(given, (0, 1)).all() else None
+    return mask
 
 
 def mask_of(masks: Masks, trace: Trace, record: Record, path: str, tensor: Array) -> Array | None:
@@ -84,7 +109,7 @@ def mask_of(masks: Masks, trace: Trace, record: Record, path: str, tensor: Array
     mask = masks.of(record.key)
     if component_of(record.key.site) == "tokenizer" and path == "input_ids":
         mask = trace.tensor(record.outputs["fields"]["attention_mask"]).astype(bool)
-    return mask if mask is not None and tensor.ndim >= 2 and tensor.shape[:2] == mask.shape else None
+    return mask_for(mask, tensor)
 
 
 def end_to_end(

@@ -23,7 +23,7 @@ from parity.localise import failing, own_error, row_bound
 from parity.measure_case import Masks, mask_of, tensors
 from parity.metrics import MetricError, measure
 from parity.results import write_json
-from parity.sites import compared_outputs, mask_key, skip_rule
+from parity.sites import compared_outputs, skip_rule
 from parity.trace import Record, Trace, TraceError, leaves
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ def reduce(session: Session, case: Case, site: str, folder: Path) -> Capsule:
     try:
         count = write_weights(session.checkpoint, session.native_checkpoint(), site, partial / "weights")
         chosen, rows = _worst(trace, records, masks, partial / "weights")
-        write_record(trace, chosen, partial / "trace", _mask_of(trace, chosen))
+        write_record(trace, chosen, partial / "trace", _mask_of(masks, chosen))
         bounds = session.bounds
         error = max((_error(row) for row in rows), default=float("inf"))
         bound = min(row_bound(row, bounds) for row in rows)
@@ -187,8 +187,7 @@ def _error(row: Row) -> float:
     return float("inf") if row.problem or error is None else error
 
 
-def _mask_of(trace: Trace, record: Record) -> tuple[Record, Any] | None:
-    key = mask_key(record.key)
-    root = trace.by_key().get(key) if key else None
+def _mask_of(masks: Masks, record: Record) -> tuple[Record, Any] | None:
+    root = masks.root(record.key)
     leaf = root.inputs.get("attention_mask") if root else None
     return (root, leaf) if root is not None and leaf is not None else None

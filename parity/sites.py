@@ -163,8 +163,6 @@ def to_reference_layout(site: str, array: Array) -> Array:
     return array if moves is None else np.transpose(array, np.argsort(moves))
 
 
-def mask_key(key: Key) -> Key | None:
-    """The record whose input `attention_mask` tells which tokens of this site are valid (None: all are)."""
-    if component_of(key.site) != "gemma":
-        return None
-    return Key("gemma", key.stage, key.step, key.guidance_pass, key.call)
+def has_padding(site: str) -> bool:
+    """Whether a site computes padding tokens, too, whose values are nobody's result."""
+    return component_of(site) == "gemma"

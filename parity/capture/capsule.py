@@ -34,10 +34,10 @@ def write_record(source: Trace, record: Record, folder: Path, mask: tuple[Record
     """A trace of one record; ``mask`` is the root record whose attention mask says which of its tokens are valid."""
     about = {name: source.manifest[name] for name in ("side", "engine", "dtype", "device", "versions", "checkpoint")}
     with TraceWriter(folder, about) as writer:
-        if mask is not None and mask[0].key != record.key:
-            _append(writer, mask[0], {"attention_mask": _copy(mask[1], source, writer)}, {"value": None})
         inputs = {name: _copy(tree, source, writer) for name, tree in record.inputs.items()}
         _append(writer, record, inputs, _copy(record.outputs, source, writer))
+        if mask is not None and mask[0].key != record.key:  # after what it holds, as in a run
+            _append(writer, mask[0], {"attention_mask": _copy(mask[1], source, writer)}, {"value": None})
 
 
 def _append(writer: TraceWriter, record: Record, inputs: Mapping[str, Tree], outputs: Tree) -> None:

@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 
 from parity.align import align
 from parity.bounds import Bounds, BoundsError, SiteBound, load_bounds
-from parity.compare import Sides, compare_pair, spread
+from parity.compare import Sides, compare_pair, mask_for, spread
 from parity.gate import Judgement, PolicyError, judge_tensors, load_policy, write_verdict
 from parity.localise import failing, first_guilty
+from parity.metrics import measure
 from parity.results import CaseResult, EndToEnd, write_json
 from parity.trace import Key, Record
 
@@ -199,3 +200,16 @@ def test_json_survives_infinity_and_failure(tmp_path):
         write_json(path, {"a": object()})
     assert json.loads(path.read_text()) == {"a": "inf"}
     assert [p.name for p in tmp_path.iterdir()] == ["r.json"]
+
+
+def test_a_token_mask_fits_tokens_split_into_heads():
+    mask = np.array([[False, True, True]])
+    assert mask_for(mask, np.ones((1, 3, 8))) is mask
+    heads = mask_for(mask, np.ones((1, 2, 3, 4)))
+    assert heads.shape == (1, 2, 3)
+    padded = np.ones((1, 2, 3, 4))
+    padded[:, :, 0] = 9
+    assert measure(padded, np.ones((1, 2, 3, 4)), heads).exact
+    assert mask_for(mask, np.ones((2, 3, 8))) is None
+    assert mask_for(mask, np.ones((1, 8))) is None
+    assert mask_for(None, np.ones((1, 3))) is None
