@@ -13,7 +13,9 @@ from parity.verbs.common import add_request_arguments, case_of, checkpoint_of, r
 
 def add_arguments(verb: argparse.ArgumentParser) -> None:
     add_request_arguments(verb)
-    verb.add_argument("-o", "--output", type=Path, default=FLOORS, help="the file to write them to (default: the one in force)")
+    verb.add_argument(
+        "-o", "--output", type=Path, default=FLOORS, help="the file to write them to, a new one or (default) the one in force"
+    )
     verb.add_argument("--name", help="what to call the checkpoint (default: its folder's name, or tiny)")
     verb.add_argument("--reason", default="", help="why a floor may grow; without one only smaller floors are taken")
 
@@ -21,10 +23,10 @@ def add_arguments(verb: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Status 0 when the floors were written; 1 when some grew without a reason, or a bound is below the self-divergence."""
     from parity.calibrate import calibrate, justification, unjustified
-    from parity.floors import load_floors, save_floors
+    from parity.floors import Floors, load_floors, save_floors
     from parity.gate import load_policy
 
-    kept = load_floors(args.output if args.output.is_file() else FLOORS)
+    kept = load_floors(args.output) if args.output.is_file() else Floors()
     name = args.name or (args.checkpoint.resolve().name if args.checkpoint else "tiny")
 
     def say(text: str) -> None:

@@ -91,3 +91,8 @@ def test_only_what_decides_whether_a_mistake_is_seen_counts_as_the_harness(tmp_p
 def test_every_pattern_of_the_harness_meets_a_file() -> None:
     for pattern in certificate.HARNESS:
         assert list(ROOT.glob(pattern)), pattern
+
+
+def test_the_committed_certificate_is_current() -> None:
+    """`make certify` is the last thing before a commit that touches the harness."""
+    assert certificate_problem(certificate.CERTIFICATE) == ""
