@@ -128,7 +128,11 @@ def test_both_sides_show_the_same_frame(opened: Any) -> None:
     page = opened.page
     for frame in (0, 3, 8):
         page.evaluate(
-            "(n) => { const s = document.querySelector('section.case .viewer input'); s.value = n; s.dispatchEvent(new Event('input')); }",
+            """(n) => {
+                const scrubber = document.querySelector('section.case .viewer input');
+                scrubber.value = n;
+                scrubber.dispatchEvent(new Event('input'));
+            }""",
             frame,
         )
         native, reference = bar(page, "native"), bar(page, "reference")

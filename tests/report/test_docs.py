@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import ast
+import json
+import os
 import re
 import shlex
+import shutil
 import stat
 import subprocess
+import sys
+import tomllib
 from pathlib import Path
 
 import pytest
+import synthetic
 
 from ltx_native.cli import join_text
 from ltx_native.cli import parser as native_parser
-from parity.cli import parser
+from parity import plugin
+from parity.cli import VERBS, parser
+from parity.gate_check import code_files
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -42,8 +51,54 @@ def test_a_documented_command_parses(page: str, line: str) -> None:
     elif words[0] == "make":
         targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)
         assert words[1] in targets
+    elif words[0] == "pytest":
+        known = {option for group in plugin_options() for option in group}
+        for word in words[1:]:
+            if word.startswith("--parity"):
+                assert word.split("=")[0] in known, f"{page}: {word} is no option of the plugin"
+            elif "/" in word and not word.startswith("-"):
+                path = ROOT / word.split("::")[0]
+                assert path.exists() or not path.is_relative_to(ROOT / "parity"), f"{page}: {word} is not there"
     else:
-        assert words[0] in ("pytest", "git"), f"{page}: unknown command {line!r}"
+        assert words[0] in ("git", ".ci/gate.sh"), f"{page}: unknown command {line!r}"
+
+
+def plugin_options() -> list[tuple[str, ...]]:
+    found: list[tuple[str, ...]] = []
+
+    class Group:
+        def addoption(self, *names: str, **_: object) -> None:
+            found.append(names)
+
+    class Parser:
+        def getgroup(self, *_: str) -> Group:
+            return Group()
+
+    plugin.pytest_addoption(Parser())  # type: ignore[arg-type]
+    return found
+
+
+def test_every_option_of_the_plugin_is_documented() -> None:
+    text = (ROOT / "docs" / "pytest-plugin.md").read_text()
+    assert {option for names in plugin_options() for option in names if f"`{option}" not in text} == set()
+
+
+def test_every_verb_is_documented() -> None:
+    text = "\n".join(page.read_text() for page in PAGES)
+    assert [verb for verb in VERBS if f"parity {verb}" not in text] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_samples_in_other_languages_are_well_formed(page: Path) -> None:
+    readers = {"python": ast.parse, "json": json.loads, "toml": tomllib.loads}
+    for language, sample in re.findall(r"```(python|json|toml)\n(.*?)```", page.read_text(), flags=re.DOTALL):
+        readers[language](sample)
+
+
+def test_the_screenshot_of_the_report_is_there_and_small() -> None:
+    (name,) = re.findall(r"!\[[^\]]+\]\((docs/[a-z-]+\.png)\)", (ROOT / "README.md").read_text())
+    assert (ROOT / name).read_bytes().startswith(b"\x89PNG")
+    assert (ROOT / name).stat().st_size <= 300_000
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -64,3 +119,71 @@ def test_the_shell_recipe_runs_what_the_workflow_runs() -> None:
         words = [word.replace("$output", "reports/ci").replace("$promoted", "reports/v.json") for word in shlex.split(line)]
         parser().parse_args(words)
     assert "GITHUB_STEP_SUMMARY" in text
+
+
+STANDIN = """#!{python}
+import pathlib, shutil, sys
+words = sys.argv[1:]
+assert words[:3] == ["-m", "pytest", "parity"], words
+folder = pathlib.Path(words[words.index("--parity-report") + 1])
+if {results!r}:
+    shutil.copyfile({results!r}, folder / "results.json")
+sys.exit({status})
+"""
+
+
+def recipe(folder: Path, results: Path | None, status: int) -> tuple[int, str, str]:
+    """`.ci/gate.sh` in an empty repository, `make setup` and the comparison replaced; (status, output, summary)."""
+    tools = {"bin/make": "#!/bin/sh\n[ $1 = setup ]\n", ".venv/bin/python": STANDIN}
+    for name, text in tools.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text.format(python=sys.executable, results=str(results or ""), status=status))
+        path.chmod(0o755)
+    (folder / ".venv/bin/parity").symlink_to(Path(sys.executable).with_name("parity"))
+    (folder / ".ci").mkdir(exist_ok=True)
+    shutil.copy(ROOT / ".ci" / "gate.sh", folder / ".ci" / "gate.sh")
+    environment = {**os.environ, "PATH": f"{folder / 'bin'}:{os.environ['PATH']}", "GITHUB_STEP_SUMMARY": str(folder / "s.md")}
+    done = subprocess.run([folder / ".ci/gate.sh"], env=environment, capture_output=True, text=True, check=False)
+    return done.returncode, done.stdout + done.stderr, (folder / "s.md").read_text()
+
+
+def results_of(folder: Path, failing: int) -> Path:
+    return synthetic.write_run(folder, synthetic.results(2, 2, failing=failing, hostile=False), media=False)
+
+
+@pytest.mark.parametrize(("failing", "status", "mark"), [(0, 0, "✅ Parity: pass"), (2, 1, "❌ Parity: fail")])
+def test_the_recipe_posts_the_summary_and_keeps_the_status(tmp_path: Path, failing: int, status: int, mark: str) -> None:
+    found, output, summary = recipe(tmp_path / "repo", results_of(tmp_path / "run", failing), status)
+    assert found == status, output
+    assert f"## {mark}" in summary
+    assert "No verdict is promoted: the bridge serves." in summary
+
+
+def test_the_recipe_does_not_pass_without_results(tmp_path: Path) -> None:
+    found, output, summary = recipe(tmp_path, None, 0)
+    assert found == 3, output
+    assert "no results were written" in summary
+
+
+def test_the_recipe_holds_the_promoted_verdict_to_the_code(tmp_path: Path) -> None:
+    """A promoted verdict of other native code fails the job although the comparison passes, and the files are named."""
+    from ltx_native import verdict as verdicts
+    from parity.gate import Judgement, write_verdict
+
+    results = results_of(tmp_path / "run", 0)
+    promoted = tmp_path / "repo" / "reports" / "promoted"
+    promoted.mkdir(parents=True)
+    shutil.copy(results, promoted / "results.json")
+    files = code_files() | {"ltx_native/gone.py": "0" * 64}
+    evidence = {
+        "results": {"path": "results.json", "sha256": verdicts.file_sha256(results)},
+        "sites_compared": 9,
+        "files": files,
+    }
+    now = verdicts.current_fingerprints("c" * 64) | {"native_code": "0" * 64}
+    write_verdict(promoted / "verdict.json", Judgement("pass"), now, evidence, None)
+    found, output, summary = recipe(tmp_path / "repo", results, 0)
+    assert found == 1, output
+    assert "ltx_native/gone.py (removed)" in summary
+    assert "### Promoted verdict" in summary
