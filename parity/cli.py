@@ -42,12 +42,12 @@ VERBS: dict[str, Verb] = {
     ),
     "arbitrate": Verb(
         "say who departs: native, the external CLI, or the official code",
-        ("LTX2_MLX_BIN=~/ltx-2-mlx/.venv/bin/ltx-2-mlx parity arbitrate",),
+        ("LTX2_MLX_BIN=~/ltx-2-mlx/.venv/bin/ltx-2-mlx parity arbitrate --steps 2",),
         "parity.arbitration.command",
     ),
     "fidelity": Verb(
         "judge how well native follows prompts, against the reference",
-        ("parity fidelity --prompts 12",),
+        ("parity fidelity --prompts 2 --steps 2 --no-ladder --output reports/short-fidelity",),
         "parity.fidelity_command",
     ),
     "gate": Verb(
