@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -35,12 +36,22 @@ class QuantisedSession(Session):
 
 
 @pytest.fixture(scope="module", params=["q8", "q4"])
-def quantised(request: pytest.FixtureRequest, checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Session:
+def folder(request: pytest.FixtureRequest, checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The quantised folder and the single file that means the same."""
     folder = tmp_path_factory.mktemp(request.param)
     convert(checkpoint.model, folder / "split", dtype=request.param, group_size=GROUP_SIZE)
-    single = write_dequantised(folder / "split", checkpoint.model, folder / "dequantised.safetensors")
-    files = Checkpoint(single, checkpoint.gemma, checkpoint.upsampler)
-    return QuantisedSession(files, folder / "native", ReferenceCache(folder / "reference"), split=folder / "split")
+    write_dequantised(folder / "split", checkpoint.model, folder / "dequantised.safetensors")
+    return folder
+
+
+@pytest.fixture(scope="module", params=["dequantise", "kernel"])
+def quantised(request: pytest.FixtureRequest, checkpoint: Checkpoint, folder: Path) -> Iterator[Session]:
+    """A session for each way to multiply: a CPU's own, and MLX's kernel, which is a GPU's."""
+    files = Checkpoint(folder / "dequantised.safetensors", checkpoint.gemma, checkpoint.upsampler)
+    output, cache = folder / request.param, ReferenceCache(folder / "reference")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LTX_QUANTIZED", request.param)
+        yield QuantisedSession(files, output, cache, split=folder / "split")
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +71,9 @@ def test_every_site_is_within_its_bound(result: CaseResult, quantised: Session, 
     assert judged.verdict == "pass", judged.reasons
     local = [(row.local.rel_l2, row.key) for row in result.rows if row.local is not None]
     worst, key = max(local, key=lambda item: item[0])
-    print(f"{quantised.output.parent.name}: {len(local)} outputs replayed, worst local rel_l2 {worst:.3g} at {key}")
+    print(
+        f"{quantised.output.parent.name} {quantised.output.name}: {len(local)} outputs replayed, worst local rel_l2 {worst:.3g} at {key}"
+    )
     for item in result.end_to_end:
         print(f"{item.name} {item.metric} {item.value:.3g} (bound {item.bound:.3g})")
 

@@ -133,8 +133,10 @@ def test_bfloat16_runs_end_to_end(files: dict[str, str]) -> None:
 def test_the_split_layout_makes_the_same_video(files: dict[str, str], models: Models) -> None:
     split = Models(Checkpoint.open(files["split"], files["gemma"]), mx.bfloat16)
     official = Models(models.checkpoint, mx.bfloat16)
-    one, two = (named(run(m, request(files)), "latent")[0].tensors["video"] for m in (split, official))
-    assert mx.array_equal(one, two)
+    one, two = (run(m, request(files)) for m in (split, official))
+    for stage, tensor in (("context", "positive.video"), ("latent", "video"), ("frames", "frames"), ("waveform", "audio")):
+        ours, theirs = (named(stages, stage)[0].tensors[tensor] for stages in (one, two))
+        assert mx.array_equal(ours, theirs), stage
 
 
 def test_injected_noise_is_where_the_run_starts(models: Models, files: dict[str, str]) -> None:
