@@ -127,7 +127,7 @@ def test_a_video_comes_through_the_bridge_the_probe_changes_no_byte_and_native_d
 
 @pytest.fixture(scope="module")
 def inputs(files: checkpoint.Files, cli_env: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """A clip of the CLI's own, its first picture, and half a second of sound."""
+    """A clip of the CLI's own, its first picture, and a second of sound."""
     folder = tmp_path_factory.mktemp("inputs")
     clip, picture, sound = folder / "clip.mp4", folder / "picture.png", folder / "sound.wav"
     BridgeEngine(cli_env).generate_video(replace(job(files, clip, "one-stage"), num_frames=9))
@@ -137,7 +137,7 @@ def inputs(files: checkpoint.Files, cli_env: dict[str, str], tmp_path_factory: p
         out.setnchannels(2)
         out.setsampwidth(2)
         out.setframerate(16000)
-        out.writeframes((3000 * np.sin(np.arange(16000) / 9)).astype("<i2").tobytes())
+        out.writeframes((3000 * np.sin(np.arange(16000).repeat(2) / 9)).astype("<i2").tobytes())
     return {"source_video_path": str(clip), "image_path": str(picture), "audio_path": str(sound)}
 
 
