@@ -71,9 +71,8 @@ def test_every_site_is_within_its_bound(result: CaseResult, quantised: Session, 
     assert judged.verdict == "pass", judged.reasons
     local = [(row.local.rel_l2, row.key) for row in result.rows if row.local is not None]
     worst, key = max(local, key=lambda item: item[0])
-    print(
-        f"{quantised.output.parent.name} {quantised.output.name}: {len(local)} outputs replayed, worst local rel_l2 {worst:.3g} at {key}"
-    )
+    name = f"{quantised.output.parent.name} {quantised.output.name}"
+    print(f"{name}: {len(local)} outputs replayed, worst local rel_l2 {worst:.3g} at {key}")
     for item in result.end_to_end:
         print(f"{item.name} {item.metric} {item.value:.3g} (bound {item.bound:.3g})")
 
