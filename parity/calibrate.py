@@ -44,7 +44,7 @@ def calibrate(checkpoint: Checkpoint, case: Case, cache: ReferenceCache, name: s
             found[label] = kinds([(row.key.site, row.type, row.floor) for row in rows])
         say(f"{case.name}: the run again …")
         again, _ = ReferenceCache(folder / "again").capture(case, checkpoint)
-        found["repeat"] = kinds(_repeated(truth, again))
+        found["repeat"] = kinds(repeated(truth, again))
         nudge = found["float32"].get("transformer:LTXModel", (0.0, 0))[0] or float(np.finfo(np.float32).eps)
         say(f"{case.name}: the run from a start moved by {nudge:.1e} …")
         divergence, growth = self_divergence(checkpoint, case, truth, nudge, folder)
@@ -58,7 +58,7 @@ def calibrate(checkpoint: Checkpoint, case: Case, cache: ReferenceCache, name: s
     return Calibration(name, config_sha256(checkpoint.model), case.name, today, versions, nudge, divergence, floors, growth)
 
 
-def _repeated(one: Trace, other: Trace) -> list[tuple[str, str, float | None]]:
+def repeated(one: Trace, other: Trace) -> list[tuple[str, str, float | None]]:
     """(site, type, rel_l2) of every compared module output of two runs; a record that only one run has cannot be measured.
 
     Calls are paired by their inputs where these are the same bits, because the order of calls may be no one's choice: the text

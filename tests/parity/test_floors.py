@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from parity.bounds import FLOORS, BoundsError, load_bounds
-from parity.calibrate import justification, unjustified
+from parity.calibrate import justification, repeated, unjustified
 from parity.certificate import ROOT
 from parity.checkpoints import WORLD, named, tiny
 from parity.floors import (
@@ -29,6 +29,7 @@ from parity.floors import (
     save_floors,
 )
 from parity.gate import load_policy
+from parity.trace import Trace, TraceWriter
 
 VERSIONS = dict.fromkeys(PACKAGES, "1.0")
 FLOOR = Floor("transformer:Linear", 2e-7, 3e-3, 0.0, 40)
@@ -134,3 +135,48 @@ def test_floors_are_small_beside_the_bounds() -> None:
             limit = bounds.local(floor.kind.partition(":")[0], floor.kind.partition(":")[2])
             special = any(bound.pattern.startswith(floor.kind.partition(":")[0]) for bound in bounds.sites)
             assert floor.float32 <= limit / 3 or special, f"{calibration.checkpoint} {floor.kind}"
+
+
+def run_verb(monkeypatch: pytest.MonkeyPatch, found: Calibration, *words: str) -> int:
+    from parity import calibrate, cli
+
+    monkeypatch.setattr(calibrate, "calibrate", lambda *_: found)
+    return cli.main(["calibrate", "--quiet", *words])
+
+
+def test_the_command_refuses_what_grew_and_takes_a_reason(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "floors.toml"
+    assert run_verb(monkeypatch, ONE, "-o", str(path)) == 0
+    before = path.read_text()
+    worse = replace(ONE, floors=(replace(FLOOR, float32=1e-6),))
+    assert run_verb(monkeypatch, worse, "-o", str(path)) == 1
+    assert path.read_text() == before
+    assert "transformer:Linear float32 2e-07 → 1e-06" in capsys.readouterr().out
+    assert run_verb(monkeypatch, worse, "-o", str(path), "--reason", "the reference sums in another order") == 0
+    (kept,) = load_floors(path).calibrations
+    assert (kept.floors[0].float32, kept.reason) == (1e-6, "the reference sums in another order")
+    better = replace(ONE, floors=(replace(FLOOR, float32=1e-8),))
+    assert run_verb(monkeypatch, better, "-o", str(path)) == 0
+    assert run_verb(monkeypatch, replace(ONE, divergence={"latent.video": 1.0}), "-o", str(path), "--reason", "x") == 1
+
+
+def _trace(folder: Path, order: list[float], nudge: float = 0.0) -> Trace:
+    """One module called once per entry, on an input of its own."""
+    with TraceWriter(folder, {"side": "reference"}) as writer:
+        for value in order:
+            given, made = np.full((2, 2), value), np.full((2, 2), 2 * value + nudge)
+            writer.append(
+                "gemma.rotary_emb", writer.store(made), inputs={"x": writer.store(given)}, type_name="Rotary", stage="stage_1"
+            )
+    return Trace(folder)
+
+
+def test_two_runs_are_paired_by_what_goes_in_not_by_the_order_of_calls(tmp_path: Path) -> None:
+    one, other = _trace(tmp_path / "a", [1.0, 2.0, 3.0]), _trace(tmp_path / "b", [3.0, 1.0, 2.0])
+    assert [error for _, _, error in repeated(one, other)] == [0.0, 0.0, 0.0]
+    assert [error for _, _, error in repeated(one, _trace(tmp_path / "c", [1.0, 2.0, 3.0], 1e-3))] == pytest.approx(
+        [5e-4, 2.5e-4, 1.67e-4], rel=0.01
+    )
+    assert [error for _, _, error in repeated(one, _trace(tmp_path / "d", [1.0, 2.0]))][2] is None

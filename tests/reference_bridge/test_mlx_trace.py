@@ -14,7 +14,8 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from parity.trace import Trace
+from parity.sketch import of, read
+from parity.trace import Trace, leaves
 from reference_bridge.adapters.ltx_2_mlx.trace import TraceRefused, interpreter_of, trace
 from reference_bridge.errors import ExitError
 from reference_bridge.job import Job
@@ -140,6 +141,22 @@ def test_only_wanted_sites_are_tapped(traced: Callable[..., Trace]) -> None:
     found = traced(sites=["transformer.transformer_blocks.1", "latent.*"], outputs_only=True)
     assert {r.key.site for r in found.by_key().values()} == {"transformer.transformer_blocks.1", "latent.video", "latent.audio"}
     assert all(not record.inputs for record in found.by_key().values())
+
+
+def test_sketches_are_those_of_the_tensors(traced: Callable[..., Trace], tmp_path: Path) -> None:
+    sites = ["transformer.transformer_blocks.1", "noise.*", "latent.*"]
+    sketched = Trace(traced(sites=sites, sketch=True).folder.rename(tmp_path / "sketched"))
+    full = traced(sites=sites)
+    assert list(sketched.by_key()) == list(full.by_key())
+    for key, record in sketched.by_key().items():
+        assert not record.inputs
+        tensors = dict(leaves(full.by_key()[key].outputs))
+        for path, leaf in leaves(record.outputs):
+            assert ("sketch" in leaf) == (not key.site.startswith("noise."))
+            if "sketch" in leaf:
+                made, stored = of(full.tensor(tensors[path])), read(sketched, leaf)
+                assert np.array_equal(made.sums, stored.sums)
+                assert leaf["shape"] == tensors[path]["shape"]
 
 
 def test_a_crash_leaves_neither_trace_nor_video(
