@@ -82,12 +82,15 @@ class NativeRecorder:
         for site, _, inputs, _ in self._pending:
             if site == "gemma" and inputs.get("attention_mask") is not None:
                 self._mask = np.array(inputs["attention_mask"])
+        stored: dict[int, dict[str, Any]] = {}
+        sketched: dict[tuple[str, bool], dict[int, dict[str, Any]]] = {}  # a sketch depends on its component's layout
         for site, type_name, inputs, output in self._pending:
-            trees = {} if self.sketch else {name: to_tree(value, self.writer.store) for name, value in inputs.items()}
+            trees = {} if self.sketch else {n: to_tree(value, self.writer.store, stored) for n, value in inputs.items()}
             store = self._store(site)
+            known = sketched.setdefault((component_of(site), store == self.writer.store), {}) if self.sketch else stored
             output = OWN_OUTPUTS[type_name](output) if self.sketch and type_name in OWN_OUTPUTS else output
             step = self.step if component_of(site) == "transformer" else None
-            self._waiting.append(_Call(site, type_name, step, self._forwards, trees, to_tree(output, store)))
+            self._waiting.append(_Call(site, type_name, step, self._forwards, trees, to_tree(output, store, known)))
         self._pending.clear()
         if self.step is None:
             self._write(())

@@ -36,24 +36,32 @@ def to_numpy(array: mx.array) -> tuple[Array, str]:
     return np.array(array), name
 
 
-def to_tree(value: Any, store: Store) -> dict[str, Any]:
-    """A trace tree of any value a module takes or gives."""
+def to_tree(value: Any, store: Store, known: dict[int, dict[str, Any]] | None = None) -> dict[str, Any]:
+    """A trace tree of any value a module takes or gives.
+
+    ``known`` holds the leaves of MLX arrays by identity, for values that stay alive meanwhile: what one module gives, others
+    take, and copying and hashing it once is enough.
+    """
     if isinstance(value, mx.array):
-        return store(*to_numpy(value))
+        if known is None:
+            return store(*to_numpy(value))
+        if id(value) not in known:
+            known[id(value)] = store(*to_numpy(value))
+        return known[id(value)]
     if isinstance(value, np.ndarray):
         return store(value, str(value.dtype))
     if isinstance(value, enum.Enum):
         return {"value": value.value}
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        fields = {f.name: to_tree(getattr(value, f.name), store) for f in dataclasses.fields(value)}
+        fields = {f.name: to_tree(getattr(value, f.name), store, known) for f in dataclasses.fields(value)}
         return {"type": type(value).__name__, "fields": fields}
     if isinstance(value, tuple) and hasattr(value, "_fields"):
-        named = {name: to_tree(getattr(value, name), store) for name in value._fields}
+        named = {name: to_tree(getattr(value, name), store, known) for name in value._fields}
         return {"type": type(value).__name__, "fields": named}
     if isinstance(value, Mapping):
-        return {"fields": {str(name): to_tree(child, store) for name, child in value.items()}}
+        return {"fields": {str(name): to_tree(child, store, known) for name, child in value.items()}}
     if isinstance(value, (list, tuple)):
-        return {"items": [to_tree(child, store) for child in value]}
+        return {"items": [to_tree(child, store, known) for child in value]}
     if value is None or isinstance(value, (bool, int, float, str)):
         return {"value": value}
     return {"value": repr(value)}
