@@ -38,6 +38,7 @@ from ltx_native.streaming import streamed_transformer
 from ltx_native.transformer.args import TransformerArgs
 from ltx_native.transformer.modality import Modality
 from ltx_native.transformer.model import LTXModel, make_block
+from reference_bridge.adapters.service import usage
 
 SIGMAS = np.array([1.0, 0.9], np.float32)
 Both = tuple[mx.array, mx.array]
@@ -108,10 +109,7 @@ def _stepped(state: LatentState, velocity: mx.array) -> mx.array:
 
 def peak_resident() -> float:
     """GB (10^9 bytes) that the process has held at most."""
-    import resource
-
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
+    return usage()["peak_bytes"] / 1e9
 
 
 def main(argv: Sequence[str] | None = None) -> int:

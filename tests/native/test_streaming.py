@@ -14,12 +14,14 @@ from mlx.utils import tree_flatten
 
 from ltx_native.checkpoint import Checkpoint
 from ltx_native.cli import main
+from ltx_native.conditioning import AudioTarget, VideoTarget
 from ltx_native.convert import convert
 from ltx_native.errors import CheckpointError
 from ltx_native.lora import LoRA
 from ltx_native.models import Models
-from ltx_native.pipelines.denoise import Denoiser
-from ltx_native.pipelines.stages import Run, decode
+from ltx_native.patchify import VideoLatentShape
+from ltx_native.pipelines.denoise import Denoiser, euler
+from ltx_native.pipelines.stages import Context, Run, decode
 from ltx_native.request import Lora, Request
 from ltx_native.streaming import StreamedBlocks, streamed_transformer
 from ltx_native.tensor_files import Pending, read_tensors, write_safetensors
@@ -132,9 +134,25 @@ def test_models_with_low_ram_stream_and_report_blocks(tiny: Paths) -> None:
 
     models = Models(Checkpoint.open(tiny["model"]), mx.float32, low_ram=True, on_load=on_load)
     with models.use("transformer") as model:
-        assert Denoiser(model, None, compiled=True).model.streamed  # type: ignore[arg-type]
         velocities(model)
     assert loaded == ["transformer", *[f"transformer.transformer_blocks.{i}" for i in (0, 1)] * 4]
+
+
+def test_nothing_is_traced_through_streamed_blocks(tiny: Paths) -> None:
+    """Compilation is what a GPU does by itself; a block that is read while it is traced could not be evaluated."""
+    checkpoint = Checkpoint.open(tiny["model"])
+    video, audio = VideoTarget(VideoLatentShape(1, 2, 2), 24.0), AudioTarget(3)
+    states = [
+        replace(target.initial_state(mx.float32), latent=mx.random.normal((1, target.tokens, 128), key=mx.random.key(9)))
+        for target in (video, audio)
+    ]
+    text = Context(*(mx.random.normal((1, 4, width), key=mx.random.key(width)) for width in (64, 32)), mx.ones((1, 4)))
+    latents = []
+    for model in (streamed_transformer(checkpoint, "float32"), resident(checkpoint, "float32")):
+        denoiser = Denoiser(model, text, compiled=model.streamed)
+        *_, last = euler(denoiser, np.array([1.0, 0.8, 0.5, 0.0], np.float32), *states)
+        latents.append(last.tensors["video.latent"])
+    assert mx.array_equal(*latents).item()
 
 
 def test_an_adapter_for_other_blocks_is_refused_before_anything_runs(tiny: Paths, tmp_path: Path) -> None:
