@@ -12,6 +12,7 @@ import pytest
 from ltx_native import rope, schedule
 from ltx_native.conditioning import LatentState
 from ltx_native.pipelines import denoise, one_stage
+from ltx_native.pipelines.stages import Context
 from ltx_native.text_encoder import connector
 from ltx_native.text_encoder.gemma3 import ScaledWordEmbedding
 from ltx_native.transformer import model as transformer
@@ -138,11 +139,16 @@ def test_estimates_and_latents_become_bfloat16() -> None:
     assert denoise.to_denoised(x, x, 0.3).dtype == mx.float32
 
 
-def test_the_sigma_handed_to_the_model_is_rounded() -> None:
-    mask = mx.ones((1, 2, 1))
-    state = LatentState(
-        latent=mx.zeros((1, 2, 4)), denoise_mask=mask, positions=mx.zeros((1, 3, 2, 2)), clean_latent=mx.zeros((1, 2, 4))
-    )
+def test_the_sigma_handed_to_the_model_is_rounded_and_so_is_its_thousandfold() -> None:
+    zeros = mx.zeros((1, 2, 4))
+    state = LatentState(latent=zeros, denoise_mask=mx.ones((1, 2, 1)), positions=mx.zeros((1, 3, 2, 2)), clean_latent=zeros)
+    denoiser = denoise.Denoiser(model=None, positive=Context(zeros, zeros, zeros), batch=False)  # type: ignore[arg-type]
+
+    def seen() -> tuple[float, float]:
+        given = denoiser._modality(state, 0.8670831)
+        assert float(given.sigma[0]) == float(given.timesteps[0, 0, 0])
+        return float(given.sigma[0]) * 1000, float(denoise._timesteps(state, 0.8670831)[0, 0, 0])
+
     with imitating(["timestep-bfloat16"], CASE):
-        assert float(denoise._timesteps(state, 0.7748323).reshape(-1)[0]) == 0.7734375
-    assert float(denoise._timesteps(state, 0.7748323).reshape(-1)[0]) == pytest.approx(0.7748323)
+        assert seen() == (pytest.approx(868.0, rel=1e-7), 0.8671875)
+    assert seen() == (pytest.approx(867.0831, rel=1e-7), pytest.approx(0.8670831, rel=1e-7))
