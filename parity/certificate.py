@@ -93,6 +93,7 @@ def certificate_summary(path: Path | None = None) -> dict[str, Any] | None:
     if certificate_problem(path):
         return None
     certificate = json.loads(path.read_text(encoding="utf-8"))
+    titles = {id: str(fault.get("title", "")) for id, fault in tomllib.loads(FAULTS.read_text(encoding="utf-8")).items()}
     rows = [{**row, "caught": row["verdict"] != "pass"} for row in certificate["faults"] if row["effect"] != "none"]
     controls = [row for row in certificate["faults"] if row["effect"] == "none" and row["id"] != "healthy"]
     return {
@@ -100,5 +101,9 @@ def certificate_summary(path: Path | None = None) -> dict[str, Any] | None:
         "caught": sum(row["caught"] for row in rows),
         "controls": len(controls),
         "false_alarms": sum(row["verdict"] == "fail" for row in controls),
-        "rows": [{name: row.get(name) for name in ("id", "component", "caught", "site", "margin")} for row in rows],
+        "rows": [
+            {"title": titles.get(row["id"], "")}
+            | {name: row.get(name) for name in ("id", "component", "caught", "site", "margin", "hypothesis")}
+            for row in rows
+        ],
     }

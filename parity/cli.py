@@ -61,7 +61,7 @@ VERBS: dict[str, Verb] = {
     ),
     "calibrate": Verb(
         "measure what the reference differs from itself: the noise floors",
-        ("parity calibrate --steps 2 --output reports/floors.toml",),
+        ("parity calibrate --prompt 'A red fox' --steps 2 --output reports/floors.toml",),
         "parity.verbs.calibrate",
     ),
     "certify": Verb(
@@ -71,12 +71,12 @@ VERBS: dict[str, Verb] = {
     ),
     "explain": Verb(
         "say why a site is wrong, by edited formulas of the reference that give what native gives",
-        ("parity explain transformer.transformer_blocks.0.attn1 --steps 2",),
+        ("parity explain transformer.transformer_blocks.0.attn1 --results reports/fox/results.json",),
         "parity.verbs.explain",
     ),
     "reduce": Verb(
         "cut one module out of a run, with a runner that fails while it is wrong",
-        ("parity reduce transformer.transformer_blocks.0.attn1 --steps 2 --output reports/attn1",),
+        ("parity reduce transformer.transformer_blocks.0.attn1 -p 'A red fox' --steps 2 --output reports/attn1",),
         "parity.verbs.reduce",
     ),
     "report": Verb(

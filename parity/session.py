@@ -210,7 +210,7 @@ class Session:
                 "policy": vars(self.policy),
                 "cases": [case_to_json(case, self.bounds) for case in self.cases],
                 **({"fidelity": fidelity.content} if fidelity.content else {}),
-                "certificate": certificate_summary(self.certificate),
+                "certificate": certificate_summary(self.certificate) or {"problem": certificate_problem(self.certificate)},
                 "engine": engine_now(verdict, judgement, fingerprints),
                 "abilities": abilities(),
                 "departures": for_report(self.output.parent / "arbitration" / "arbitration.json"),

@@ -133,6 +133,8 @@ def _coverage(cases: Sequence[Mapping[str, Any]]) -> Card:
 def _certificate(certificate: Mapping[str, Any] | None) -> Card:
     if not certificate:
         return Card("Certificate", "none", "–", MISSING, "#certificate")
+    if certificate.get("problem"):
+        return Card("Certificate", "inconclusive", "–", str(certificate["problem"]), "#certificate")
     faults, caught = int(certificate["faults"]), int(certificate["caught"])
     alarms = int(certificate.get("false_alarms", 0))
     state = "pass" if caught == faults and not alarms else "fail"

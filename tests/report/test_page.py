@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,12 @@ import numpy as np
 import pytest
 import synthetic
 
+from parity import cli
 from parity.arbitration.departures import for_report, read_departures
 from parity.report import ReportError, build_report, markdown_summary
 from parity.report.plots import number
 from parity.report.rows import Rows, script_json
+from parity.report.summary import reproduce
 
 
 def small(**over: Any) -> dict[str, Any]:
@@ -103,6 +106,19 @@ def test_the_engine_in_force_is_what_dispatch_told(tmp_path: Path) -> None:
     html = build(tmp_path, synthetic.results(2, 2, failing=0, hostile=False) | {"engine": told})
     assert "In force: <strong>bridge</strong>" in html
     assert "dispatch reads another verdict" in html
+
+
+def test_a_certificate_that_does_not_hold_says_why(tmp_path: Path) -> None:
+    html = build(tmp_path, small(certificate={"problem": "there is no sensitivity certificate; run `make certify`"}))
+    assert html.count("here is no sensitivity certificate; run `make certify`") == 2, "on its card and in its section"
+
+
+@pytest.mark.parametrize("failing", [1, 3])
+def test_the_command_that_looks_closer_is_one(failing: int) -> None:
+    case = synthetic.results(2, 2, failing=failing, hostile=False)["cases"][0]
+    words = shlex.split(reproduce(case))
+    args = cli.parser().parse_args(words[1:])
+    assert (args.verb, args.site) == ("explain", case["finding"]["key"]["site"])
 
 
 def test_prompts_without_a_whole_suite_make_no_score(tmp_path: Path) -> None:
