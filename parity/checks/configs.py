@@ -157,8 +157,10 @@ def quantised(exam: Exam) -> Iterator[Problem]:
     holder.load_weights(list(stored.items()), strict=True)
     expected = x @ unpacked(np.array(packed), np.array(scales), np.array(biases)).T
     site = "transformer.quantised"
+    given = {"x": x, "packed": np.array(packed), "scales": np.array(scales), "biases": np.array(biases)}
+    clue = Clue(type="quantised layer", given=given)
     yield from exam.compare(
-        "quantised", "transformer", site, holder.proj(mx.array(x)), expected, 1e-5, "4 bits in groups of 32"
+        "quantised", "transformer", site, holder.proj(mx.array(x)), expected, 1e-5, "4 bits in groups of 32", clue
     )
 
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from parity.hypotheses.base import ROUNDINGS, Array, Candidate, Suspect, hypotheses, roundings
-from parity.hypotheses.functions import rms_norm
+from parity.hypotheses.functions import ACTIVATIONS, linear, rms_norm
 
 
 @hypotheses("Timesteps")
@@ -68,13 +69,16 @@ class Edits:
     plus_one: bool = True
     order: str = "official"  # of shift and scale in the main tables
     cross_order: str = "official"  # of scale and shift in the tables between modalities
-    cross_gate: str = "sum"  # sum, product, table, timestep
+    cross_gate: str = "sum"  # sum, product, table, timestep, row (that before the gate's)
+    prompt_order: str = "official"  # of shift and scale of the text attention's context
+    self_rows: int = 0  # where the rows of self-attention, text attention and feed-forward begin
+    text_rows: int = 6
+    ff_rows: int = 3
     gate: str = "official"  # official, none
     prompt: bool = True  # modulation of the text attention's query and context
     prompt_gate: bool = True
     skip_norm: bool = False
     directions: str = "official"  # rows of the tables between modalities: official, swapped
-    rows: str = "official"  # 6..9 for text, 3..6 for feed-forward: official, swapped
     exchange: str = "official"  # official, no-a2v, no-v2a, sequential
     residual: bool = True
 
@@ -95,7 +99,13 @@ EDITS: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ("adaln.prompt-missing", "no gate behind the text attention", {"prompt_gate": False}),
     ("norm.missing", "no norm before the modulation", {"skip_norm": True}),
     ("adaln.directions", "the rows of audio to video and video to audio swapped", {"directions": "swapped"}),
-    ("adaln.rows", "the rows of text attention and feed-forward swapped", {"rows": "swapped"}),
+    ("adaln.rows", "the rows of text attention and feed-forward swapped", {"text_rows": 3, "ff_rows": 6}),
+    ("adaln.rows", "the feed-forward modulated by the rows of self-attention", {"ff_rows": 0}),
+    ("adaln.rows", "the feed-forward modulated by the rows of text attention", {"ff_rows": 6}),
+    ("adaln.rows", "the text attention modulated by the rows of self-attention", {"text_rows": 0}),
+    ("adaln.rows", "the self-attention modulated by the rows of the feed-forward", {"self_rows": 3}),
+    ("adaln.rows", "the cross gate from the row before its own", {"cross_gate": "row"}),
+    ("adaln.order", "shift and scale of the text attention's context swapped", {"prompt_order": "swapped"}),
     ("exchange.skipped", "no audio-to-video attention", {"exchange": "no-a2v"}),
     ("exchange.skipped", "no video-to-audio attention", {"exchange": "no-v2a"}),
     ("exchange.sequential", "video to audio after audio to video instead of beside it", {"exchange": "sequential"}),
@@ -141,9 +151,8 @@ def values(suspect: Suspect, e: Edits, given: Any = None) -> dict[str, Array]:
             found[2] = np.ones(())
         return found
 
-    text_rows, ff_rows = (6, 3) if e.rows == "official" else (3, 6)
     for stream, (prefix, attn1, attn2, _) in streams.items():
-        shift, scale, gate = main(stream, 0, 3)
+        shift, scale, gate = main(stream, e.self_rows, 3)
         found[f"{attn1}.x"] = modulated(norm(x[stream]), scale, shift)
         x[stream] = x[stream] * e.residual + known[attn1] * gate
         context = np.asarray(g[f"{stream}.context"], dtype=np.float64)
@@ -152,11 +161,12 @@ def values(suspect: Suspect, e: Edits, given: Any = None) -> dict[str, Array]:
             found[f"{attn2}.x"], found[f"{attn2}.context"] = norm(x[stream]), context
             x[stream] = x[stream] + known[attn2]
             continue
-        shift, scale, gate = main(stream, text_rows, 3)
+        shift, scale, gate = main(stream, e.text_rows, 3)
         table = p(f"{prefix}prompt_scale_shift_table")
         both = np.asarray(prompt).reshape(prompt.shape[0], prompt.shape[1], 2, -1)
         found[f"{attn2}.x"] = modulated(norm(x[stream]), scale, shift) if e.prompt else norm(x[stream])
-        moved = modulated(context, table[1] + both[:, :, 1], table[0] + both[:, :, 0])
+        first, second = (table[i] + both[:, :, i] for i in ((0, 1) if e.prompt_order == "official" else (1, 0)))
+        moved = modulated(context, second, first)
         found[f"{attn2}.context"] = moved if e.prompt else context
         x[stream] = x[stream] + known[attn2] * (gate if e.prompt_gate else 1.0)
 
@@ -169,7 +179,9 @@ def values(suspect: Suspect, e: Edits, given: Any = None) -> dict[str, Array]:
         four = [four[i] for i in (1, 0, 3, 2)] if e.cross_order == "swapped" else four
         rows[stream] = [four[i] for i in (2, 3, 0, 1)] if e.directions == "swapped" else four
         step = np.asarray(g[f"{stream}.cross_gate_timestep"])
-        gates[stream] = {"sum": table[4] + step, "product": table[4] * step, "table": table[4], "timestep": step}[e.cross_gate]
+        gates[stream] = {
+            "sum": table[4] + step, "product": table[4] * step, "table": table[4], "timestep": step, "row": table[3] + step,
+        }[e.cross_gate]  # fmt: skip
         gates[stream] = np.ones(()) if e.gate == "none" else gates[stream]
     v, a = norm(x["video"]), norm(x["audio"])
     rv, ra = rows["video"], rows["audio"]
@@ -183,7 +195,46 @@ def values(suspect: Suspect, e: Edits, given: Any = None) -> dict[str, Array]:
         found["video_to_audio_attn.context"] = modulated(v, rv[2], rv[3])
         x["audio"] = x["audio"] + known["video_to_audio_attn"] * gates["audio"] * (e.exchange != "no-v2a")
     for index, (stream, (_, _, _, ff)) in enumerate(streams.items()):
-        shift, scale, gate = main(stream, ff_rows, 3)
+        shift, scale, gate = main(stream, e.ff_rows, 3)
         found[f"{ff}.x"] = modulated(norm(x[stream]), scale, shift)
         found[f"{index}.x"] = x[stream] + known[ff] * gate
     return found
+
+
+@hypotheses("LTXModel")
+def output(suspect: Suspect) -> Iterator[Candidate]:
+    """The modulation behind the last block: norm(x) (1 + scale) + shift, from a table of two rows and the embedded timestep."""
+    stream = suspect.name.removesuffix("proj_out.input")
+    if stream not in ("", "audio_"):
+        return
+    table = suspect.weight(f"{stream}scale_shift_table").astype(np.float64)
+    embedded = suspect.known[f"{stream}adaln_single.1"]
+    normed = suspect.known[f"{stream}norm_out"].astype(np.float64)
+    rows = [row + embedded.reshape(normed.shape[0], -1, normed.shape[-1]) for row in table]
+
+    def modulated(shift: Array, scale: Array, one: float = 1.0) -> Array:
+        return normed * (one + scale) + shift
+
+    steps = [row - part for row, part in zip(rows, table, strict=True)]
+    alone = [0 * row + part for row, part in zip(rows, table, strict=True)]
+    yield Candidate("adaln.order", "shift and scale of the output swapped", lambda: modulated(rows[1], rows[0]))
+    words = "scale instead of 1 + scale at the output"
+    yield Candidate("adaln.plus-one-missing", words, lambda: modulated(rows[0], rows[1], 0.0))
+    yield Candidate("adaln.missing", "no modulation of the output", lambda: normed)
+    yield Candidate("adaln.table-missing", "the output's table left out", lambda: modulated(steps[0], steps[1]))
+    yield Candidate("adaln.timestep-missing", "the output modulated by its table alone", lambda: modulated(alone[0], alone[1]))
+
+
+@hypotheses("AdaLayerNormSingle")
+def single(suspect: Suspect) -> Iterator[Candidate]:
+    """silu, then a projection, of the embedded timestep."""
+    embedded = suspect.known["emb"].astype(np.float64)
+    weight, bias = suspect.weight("linear.weight"), suspect.parameter("linear.bias")
+
+    def made(act: Callable[[Array], Array]) -> Array:
+        return act(embedded) if suspect.name.endswith("linear.input") else linear(act(embedded), weight, bias)
+
+    for name, act in ACTIVATIONS.items():
+        if name != "silu":
+            words = f"{'no activation' if name == 'none' else f'{name} instead of silu'} before the projection"
+            yield Candidate(f"activation.{name}", words, partial(made, act))

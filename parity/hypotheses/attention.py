@@ -20,7 +20,9 @@ class Edits:
     """Switches of `attend`; the defaults are the official formula."""
 
     rotation: str = "split"  # split, interleaved, none, inverse, keys-only
-    scale: float = 1.0  # factor on head_dim ** -0.5
+    scale: str = "head"  # head: head_dim ** -0.5; none, twice, inner: by the width of all heads
+    norms_swapped: bool = False
+    keep_only: bool = False  # perturbed samples zero instead of their values
     mask: str = "official"  # official, none, bias, inverted, causal, raw
     gate: str = "official"  # official, none, sigmoid, output, projected
     q_norm: bool = True
@@ -46,8 +48,11 @@ EDITS: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ("rope.missing", "no RoPE", {"rotation": "none"}),
     ("rope.inverse", "RoPE turned the other way", {"rotation": "inverse"}),
     ("rope.keys-only", "RoPE on the keys only", {"rotation": "keys-only"}),
-    ("attention.scale", "no scale on the scores", {"scale": 0.0}),
-    ("attention.scale", "the scale applied twice", {"scale": -1.0}),
+    ("attention.scale", "no scale on the scores", {"scale": "none"}),
+    ("attention.scale", "the scale applied twice", {"scale": "twice"}),
+    ("attention.scale", "a scale by the width of all heads instead of one", {"scale": "inner"}),
+    ("norm.swapped", "the norms of queries and keys swapped", {"norms_swapped": True}),
+    ("perturbation.zero", "zeros instead of the values where attention is skipped", {"keep_only": True}),
     ("attention.mask-missing", "no mask", {"mask": "none"}),
     ("attention.mask-as-bias", "the boolean mask added as 0 and 1", {"mask": "bias"}),
     ("attention.mask-inverted", "the mask's polarity inverted", {"mask": "inverted"}),
@@ -113,7 +118,8 @@ def _official(suspect: Suspect, e: Edits) -> Array:
     def normed(value: Array, name: str, on: bool) -> Array:
         if not on:
             return value
-        weight = suspect.weight(f"{name}.weight")
+        other = {"q_norm": "k_norm", "k_norm": "q_norm"}[name]
+        weight = suspect.weight(f"{other if e.norms_swapped else name}.weight")
         if e.norm_per_head:
             return rms_norm(value.reshape(*value.shape[:2], heads, -1), eps).reshape(value.shape) * weight
         return rms_norm(value, eps, weight)
@@ -134,7 +140,7 @@ def _official(suspect: Suspect, e: Edits) -> Array:
     perturbation = g.get("perturbation_mask")
     if isinstance(perturbation, np.ndarray) and e.perturbed == "official" and not skipped:
         keep = perturbation.reshape(perturbation.shape[0], 1, 1, 1)
-        out = out * keep + vh * (1 - keep)
+        out = out * keep + vh * (1 - keep) * (not e.keep_only)
     flat = out.reshape(out.shape[0], out.shape[2], -1) if e.transposed_output else merged(out)
     if logits is None or e.gate == "none":
         return project("to_out.0", flat)
@@ -168,7 +174,8 @@ def scored(q: Array, k: Array, v: Array, mask: Any, e: Edits) -> Array:
         q, k, v = (e.operands(value) for value in (q, k, v))
     if e.keys is not None:
         k, v = k[:, :, : e.keys], v[:, :, : e.keys]
-    scale = q.shape[-1] ** (-0.5 * (1 if e.scale == 1.0 else 0 if e.scale == 0.0 else 2))
+    width = q.shape[-1] * (q.shape[1] if e.scale == "inner" else 1)
+    scale = width ** (-0.5 * {"none": 0, "twice": 2}.get(e.scale, 1))
     scores = (q @ k.swapaxes(-1, -2)) * scale
     blind = None
     if e.mask == "causal":

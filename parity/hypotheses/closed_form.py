@@ -22,6 +22,7 @@ def any_pair(suspect: Suspect) -> Iterator[Candidate]:
         yield Candidate("mask.inverted", "the mask's polarity inverted", lambda: ~reference.astype(bool), VALUE)
         return
     if native.shape != reference.shape:
+        yield from _other_tensor(suspect)
         yield from _other_length(suspect)
         return
     if native.size == 0:

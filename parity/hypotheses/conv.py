@@ -172,13 +172,18 @@ def causal(suspect: Suspect) -> Iterator[Candidate]:
             yield Candidate(cause, f"time padded on {where} {text}", lambda b=before, m=mode: run(b, m))  # type: ignore[misc]
 
 
-def shuffled(x: Array, factors: Sequence[int], inner: bool = True) -> Array:
-    """Channels to places; ``inner``: the offsets vary fastest within a channel (official), else the channel does."""
+def shuffled(x: Array, factors: Sequence[int], inner: bool = True, order: Sequence[int] = (0, 1, 2)) -> Array:
+    """Channels to places; ``inner``: the offsets vary fastest within a channel (official), else the channel does.
+
+    ``order`` is that in which the offsets of frame, row and column follow each other within a channel.
+    """
     b, f, h, w, c = x.shape
     p1, p2, p3 = factors
     c //= p1 * p2 * p3
     if inner:
-        x = x.reshape(b, f, h, w, c, p1, p2, p3).transpose(0, 1, 5, 2, 6, 3, 7, 4)
+        x = x.reshape(b, f, h, w, c, *(factors[i] for i in order))
+        at = [5 + list(order).index(i) for i in range(3)]
+        x = x.transpose(0, 1, at[0], 2, at[1], 3, at[2], 4)
     else:
         x = x.reshape(b, f, h, w, p1, p2, p3, c).transpose(0, 1, 4, 2, 5, 3, 6, 7)
     return x.reshape(b, f * p1, h * p2, w * p3, c)
@@ -202,9 +207,8 @@ def depth_to_space(suspect: Suspect) -> Iterator[Candidate]:
         "shuffle.order", "channel-minor instead of channel-major pixel shuffle", lambda: done(shuffled(hidden, factors, False))
     )
     for order in ((0, 2, 1), (2, 1, 0), (1, 0, 2), (1, 2, 0), (2, 0, 1)):
-        swapped = [factors[i] for i in order]
-        yield Candidate("shuffle.order", f"offsets of the pixel shuffle in the order {order}",
-                        lambda s=swapped: done(shuffled(hidden, s)))  # type: ignore[misc]  # fmt: skip
+        words = f"offsets of the pixel shuffle in the order {order}"
+        yield Candidate("shuffle.order", words, lambda o=order: done(shuffled(hidden, factors, order=o)))  # type: ignore[misc]
     yield Candidate("length.head-kept", "the first frame kept, the last one cut", lambda: done(shuffled(hidden, factors), 0))
     if not flat and x.shape[-1] % int(np.prod(factors)) == 0:
         skip = shuffled(x, factors)[:, cut:]
@@ -304,3 +308,21 @@ def filtered(suspect: Suspect) -> Iterator[Candidate]:
     """Fixed filters: only what any computation can suffer; shifts and factors come from the closed forms."""
     for cause, dtype, narrow in ROUNDINGS:
         yield Candidate(cause, f"its result rounded to {dtype}", lambda n=narrow: n(suspect.reference), VALUE)  # type: ignore[misc]
+
+
+@hypotheses("VideoDecoder")
+def unpatchified(suspect: Suspect) -> Iterator[Candidate]:
+    """The last channels to pixels: a column's offset comes before a row's, unlike in the blocks."""
+    x, made = suspect.known["conv_out"], suspect.reference
+    b, f, h, w = x.shape[:4]
+    p, channels = made.shape[2] // h, made.shape[-1]
+
+    def pixels(shape: Sequence[int], order: Sequence[int]) -> Array:
+        return x.reshape(b, f, h, w, *shape).transpose(order).reshape(made.shape)
+
+    rows_first = "the row's offset before the column's in the last channels"
+    yield Candidate("shuffle.order", rows_first, lambda: pixels((channels, p, p), (0, 1, 2, 5, 3, 6, 4)))
+    minor = "colours after the offsets in the last channels"
+    yield Candidate("shuffle.order", minor, lambda: pixels((p, p, channels), (0, 1, 2, 5, 3, 4, 6)))
+    yield Candidate("shuffle.order", f"{minor}, rows first", lambda: pixels((p, p, channels), (0, 1, 2, 4, 3, 5, 6)))
+    yield Candidate("value.clipped", "pixels limited to [-1, 1]", lambda: np.clip(made, -1, 1))

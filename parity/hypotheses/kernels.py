@@ -61,5 +61,30 @@ def pixels(suspect: Suspect) -> Iterator[Candidate]:
         "pixels.rounding", "pixels rounded instead of truncated, and not clipped", lambda: np.rint(full).astype(np.int64) % 256
     )
     yield Candidate("pixels.range", "pixels of [0, 1] taken for [-1, 1]", lambda: np.trunc((clipped / 255 + 1) * 127.5))
+    yield Candidate(
+        "pixels.range", "pixels of [-1, 1] taken for [0, 1]", lambda: np.trunc(np.clip(full / 127.5 - 1, 0, 1) * 255)
+    )
     yield Candidate("pixels.range", "limited range", lambda: np.trunc(16 + clipped * 219 / 255))
     yield Candidate("pixels.channels", "red and blue swapped", lambda: np.trunc(clipped)[..., ::-1])
+
+
+@hypotheses("quantised layer")
+def quantised(suspect: Suspect) -> Iterator[Candidate]:
+    """x times the weight that packed 4-bit words, scales and biases stand for."""
+    g = suspect.given
+    x, packed, scales, biases = (np.asarray(g[n]) for n in ("x", "packed", "scales", "biases"))
+
+    def product(lowest_first: bool = True, scale: Array = scales, bias: Array = biases, signed: bool = False) -> Array:
+        shifts = 4 * np.arange(8, dtype=np.uint32)
+        q = (packed[..., None] >> (shifts if lowest_first else shifts[::-1])) & np.uint32(15)
+        q = q.reshape(packed.shape[0], scales.shape[1], -1).astype(np.float64)
+        q = np.where(q > 7, q - 16, q) if signed else q
+        return np.asarray(x @ (q * scale[..., None] + bias[..., None]).reshape(packed.shape[0], -1).T)
+
+    yield Candidate("quantisation.bias-missing", "packed weights without their biases", lambda: product(bias=0 * biases))
+    yield Candidate(
+        "quantisation.scale-missing", "packed weights without their scales", lambda: product(scale=np.ones_like(scales))
+    )
+    yield Candidate("quantisation.order", "the highest bits of a word first", lambda: product(False))
+    yield Candidate("quantisation.signed", "packed values read as signed", lambda: product(signed=True))
+    yield Candidate("quantisation.swapped", "scales and biases swapped", lambda: product(scale=biases, bias=scales))

@@ -34,14 +34,17 @@ class LogMel:
         logarithm: float = 1.0,
         symmetric: bool = False,
         late: int = 0,
+        padding: str = "reflect",
+        mono: bool = False,
     ) -> Array:
         """(1, frames, bins, channels), cut or padded with its last frame to the frames of ``shape``."""
         x = self.sound.astype(np.float64)
+        x = np.broadcast_to(x.mean(axis=0, keepdims=True), x.shape) if mono else x
         if self.rate != RATE:
             common = math.gcd(self.rate, RATE)
             x = resample_poly(x, RATE // common, self.rate // common, axis=-1)
         x = x / max(np.abs(x).max(), 1e-9) if peak else x
-        x = np.pad(x, ((0, 0), (window // 2, window // 2)), mode="reflect") if centred else x
+        x = np.pad(x, ((0, 0), (window // 2,) * 2), mode=padding) if centred else x  # type: ignore[call-overload]
         frames = np.lib.stride_tricks.sliding_window_view(x, window, axis=-1)[:, ::HOP]
         steps = window - 1 if symmetric else window
         spectrum = np.abs(np.fft.rfft(frames * (0.5 - 0.5 * np.cos(2 * np.pi * np.arange(window) / steps)), axis=-1)) ** power
@@ -64,6 +67,8 @@ class LogMel:
             yield "mel.scale", f"mel bins on the HTK scale{delay}", {"htk": True, "late": late}
         yield "mel.norm", "mel filters without their area norm", {"slaney_norm": False}
         yield "mel.padding", "frames not centred: no padding", {"centred": False}
+        yield "mel.padding", "borders padded with zeros instead of mirrored", {"padding": "constant"}
+        yield "sound.channels", "both channels the mean of both", {"mono": True}
         yield "mel.padding", "frames 3 early", {"late": -3}
         yield "mel.window", "a window of 512 samples", {"window": 512}
         yield "mel.window", "a window of 2,048 samples", {"window": 2048}

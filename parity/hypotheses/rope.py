@@ -32,6 +32,7 @@ class Tables:
     padding_last: bool = False
     centred: bool = True  # fractions mapped to [-1, 1]
     first_sample: bool = False
+    unit: float = math.pi / 2
 
     def cos_sin(self) -> tuple[Array, Array]:
         p = np.asarray(self.positions, dtype=np.float64)
@@ -45,7 +46,7 @@ class Tables:
         count = dim // (2 * p.shape[1])
         exponents = np.linspace(0.0, 1.0, count, dtype=np.float64)
         powers = self.theta**exponents if self.spacing == "log" else 1 + exponents * (self.theta - 1)
-        indices: Array = (powers * math.pi / 2).astype(np.float32).astype(self.grid)
+        indices: Array = (powers * self.unit).astype(np.float32).astype(self.grid)
         fractions = np.stack([p[:, i] / limit for i, limit in enumerate(self.max_pos)], axis=-1)  # (B, T, axes)
         fractions = fractions * 2 - 1 if self.centred else fractions
         freqs = indices * fractions[..., None]  # (B, T, axes, count)
@@ -79,6 +80,7 @@ EDITS: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ("rope.fraction", "positions as fractions in [0, 1] instead of [-1, 1]", {"centred": False}),
     ("rope.batch", "the first sample's positions for all samples", {"first_sample": True}),
 )
+UNITS = ((math.pi, "pi"), (1.0, "1"), (2 * math.pi, "2 pi"), (math.pi / 4, "pi / 4"))
 THETAS = (100.0, 1000.0, 10000.0, 20000.0, 100000.0, 500000.0, 1e6)
 FACTORS = (0.25, 0.5, 2.0, 4.0, 24.0, 25.0, 30.0, 1 / 24, 1 / 25, 1 / 30, 8.0, 1 / 8, 100.0, 0.01, 1000.0)
 LIMITS = (1, 10, 16, 20, 24, 30, 32, 64, 128, 512, 1024, 2048, 4096)
@@ -114,6 +116,8 @@ def tables(suspect: Suspect) -> Iterator[Candidate]:
                 limits = [limit if i == axis else m for i, m in enumerate(official.max_pos)]
                 words = f"max_pos {limit} instead of {now:g} on axis {axis}"
                 yield Candidate("rope.max-pos", words, lambda m=limits: edited(max_pos=m))  # type: ignore[misc]
+    for unit, name in UNITS:
+        yield Candidate("rope.frequency", f"frequencies in units of {name} instead of pi / 2", lambda u=unit: edited(unit=u))  # type: ignore[misc]
     for factor in FACTORS:
         times = np.array([factor] + [1.0] * (axes - 1)).reshape(1, axes, *[1] * (official.positions.ndim - 2))
         words = f"times in RoPE multiplied by {factor:.4g}"

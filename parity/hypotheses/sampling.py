@@ -123,6 +123,10 @@ def guided(suspect: Suspect) -> Iterator[Candidate]:
         "guidance.rescale", "the rescale per channel", lambda: official(deviation=lambda x: x.std(1, ddof=1, keepdims=True))
     )
     yield Candidate("guidance.rescale", "the whole rescale instead of a part of it", lambda: official({"rescale_scale": 1.0}))
+    if p["rescale_scale"]:
+        share, plain = p["rescale_scale"], official({"rescale_scale": 0.0})
+        turned = plain.std(ddof=1) / cond.std(ddof=1)
+        yield Candidate("guidance.rescale", "the rescale turned over", lambda: plain * (share * turned + 1 - share))
     yield Candidate("guidance.passes", "text and perturbed passes swapped", lambda: official(text=perturbed, perturbed=text))
     yield Candidate(
         "guidance.passes", "perturbed and modality passes swapped", lambda: official(perturbed=modality, modality=perturbed)
@@ -189,6 +193,8 @@ def stepped(suspect: Suspect) -> Iterator[Candidate]:
         yield Candidate("sampler.sigma", "the levels of the next step", lambda: euler(x, d, following, levels[i + 2]))
     if i:
         yield Candidate("sampler.sigma", "the levels of the step before", lambda: euler(x, d, levels[i - 1], now))
+    equal = -now / (levels.size - 1)
+    yield Candidate("sampler.sigma", "steps of equal size instead of the schedule's", lambda: x + (x - d) / now * equal)
     yield Candidate("sampler.velocity-as-estimate", "the estimate of x0 used as a velocity", lambda: x + d * (following - now))
     yield Candidate("sampler.estimate", "the estimate of x0 in place of the step", lambda: d)
     yield Candidate("sampler.sign", "a step the other way", lambda: x - (x - d) / now * (following - now))

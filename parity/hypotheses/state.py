@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import numpy as np
@@ -52,6 +53,12 @@ def masks(suspect: Suspect) -> Iterator[Candidate]:
     yield Candidate("mask.zeros", "a mask of zeros", lambda: np.zeros_like(reference))
     yield Candidate("mask.inverted", "the mask's polarity inverted", lambda: 1 - reference)
     yield Candidate("mask.binary", "the mask rounded to 0 and 1", lambda: (reference > 0).astype(reference.dtype))
+    given = reference < 1
+    if given.any() and not given.all():
+        words = "the strength of conditionings as the mask, instead of 1 - strength"
+        yield Candidate("conditioning.strength-inverted", words, lambda: np.where(given, 1 - reference, reference))
+        words = "conditioned tokens kept whole, whatever their strength"
+        yield Candidate("conditioning.strength-ignored", words, lambda: np.where(given, 0.0, reference))
     groups = suspect.given.get("appended")
     if groups:
         yield from _grown(suspect, int(suspect.given["noisy"]), list(groups))
@@ -111,6 +118,13 @@ def positions(suspect: Suspect) -> Iterator[Candidate]:
         yield Candidate("positions.causal-fix", f"all tokens {words}, not below 0", lambda m=held: _with_times(reference, m))  # type: ignore[misc]
     plain = np.where(frames[..., :1] == 0, np.array([0.0, 8.0]), frames + 7) / rate
     yield Candidate("positions.causal-fix", "no causal fix of the first frame", lambda: _with_times(reference, plain))
+    case = suspect.given.get("case")
+    if case is not None and target and target % ((case.num_frames - 1) // 8 + 1) == 0:
+        per_frame = target // ((case.num_frames - 1) // 8 + 1)
+        wide = max(1, round(math.sqrt(per_frame * case.width / case.height)))
+        if per_frame % wide == 0:
+            words = "rows and columns swapped in the order of tokens"
+            yield Candidate("positions.grid", words, lambda: _turned(reference, target, per_frame // wide, wide))
     for order in ((0, 2, 1), (1, 0, 2), (2, 1, 0)):
         words = f"axes in the order {order}"
         yield Candidate("positions.axes", words, lambda o=order: reference[:, list(o)])  # type: ignore[misc]
@@ -119,6 +133,15 @@ def positions(suspect: Suspect) -> Iterator[Candidate]:
         yield Candidate("positions.space-scale", f"rows and columns times {factor:g}", lambda s=scaled: s)  # type: ignore[misc]
     for cause, dtype, narrow in ROUNDINGS:
         yield Candidate(cause, f"positions in {dtype}", lambda n=narrow: n(reference))  # type: ignore[misc]
+
+
+def _turned(reference: Array, target: int, rows: int, columns: int) -> Array:
+    """A grid counted column by column, its rows still called rows."""
+    out = reference.copy()
+    frames = target // (rows * columns)
+    grid = reference[:, :, :target].reshape(*reference.shape[:2], frames, rows, columns, 2)
+    out[:, :, :target] = grid.swapaxes(3, 4).reshape(out[:, :, :target].shape)
+    return out
 
 
 def _with_times(reference: Array, times: Array) -> Array:
@@ -170,6 +193,7 @@ def statistics(suspect: Suspect) -> Iterator[Candidate]:
     )
     yield Candidate("statistics.swapped", "mean and deviation swapped", lambda: plain * mean + std)
     yield Candidate("statistics.inverse", "normalised instead of un-normalised", lambda: (plain - mean) / std)
+    yield Candidate("statistics.order", "the mean added before the deviation multiplies", lambda: (plain + mean) * std)
     yield Candidate("statistics.mean-missing", "only the deviation put back", lambda: plain * std)
     low = bfloat16(bfloat16(bfloat16(plain) * bfloat16(std)) + bfloat16(mean))
     yield Candidate("dtype.bfloat16", "the VAE's statistics put back in bfloat16", lambda: low)

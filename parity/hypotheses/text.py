@@ -47,6 +47,16 @@ def tokens(suspect: Suspect) -> Iterator[Candidate]:
         words = f"the first {mine.size} tokens only: a shortened prompt"
         yield Candidate("tokens.text-cut", words, lambda: padded(row[: mine.size]))
     body = mine[1:] if mine.size and mine[0] == row[0] else mine
+    encode = g.get("encode")
+    if encode is not None:
+        text = str(g["text"])
+        variants = {
+            "tokens.strip": ("the prompt not stripped of its spaces", text),
+            "tokens.case": ("the prompt in lower case", text.strip().lower()),
+            "tokens.spaces": ("runs of spaces and line breaks made one space", " ".join(text.split())),
+        }
+        for cause, (words, changed) in variants.items():
+            yield Candidate(cause, words, lambda t=changed: padded(np.asarray(encode(t))[:1024]))  # type: ignore[misc]
     # A prompt that is cut before it is split into tokens may begin with another first token.
     found = [at for skip in range(3) if body.size > skip + 8 and (at := _within(body[skip:], everything)) is not None]
     at = found[0] if found else None
@@ -141,6 +151,8 @@ def features(suspect: Suspect) -> Iterator[Candidate]:
                     lambda: finished(flat(fastest="feature")))  # fmt: skip
     states_back = states[::-1]
     yield Candidate("features.order", "the states in reversed order", lambda: finished(_reversed(flat, states, states_back)))
+    turned = [*states[1:], states[0]]
+    yield Candidate("features.order", "the first state behind the others", lambda: finished(_reversed(flat, states, turned)))
     yield Candidate("features.norm", "states not normed", lambda: finished(flat(norm="none")))
     yield Candidate("features.norm", "one norm over all states", lambda: finished(flat(norm="all")))
     yield Candidate("features.norm", "eps 1e-5 in the norm of the states", lambda: finished(flat(eps=1e-5)))
@@ -188,6 +200,8 @@ def registers(suspect: Suspect) -> Iterator[Candidate]:
     yield Candidate("registers.missing", "padding left in place of registers", lambda: x)
     yield Candidate("registers.offset", "registers counted from the first padding place", lambda: filled(rolled=True))
     yield Candidate("registers.mask", "the mask's polarity inverted", lambda: filled(keep=~valid))
+    yield Candidate("registers.position", "tokens left in their places, registers in those of the padding",
+                    lambda: np.where(valid[..., None], x, tiled[None]))  # fmt: skip
     first = np.broadcast_to(table[:1], tiled.shape)
     yield Candidate("registers.count", "the first register in every place", lambda: filled(own=np.asarray(first)))
 
@@ -206,3 +220,33 @@ def _rounded(value: float) -> float:
     from parity.hypotheses.base import bfloat16
 
     return float(bfloat16(np.array([value], dtype=np.float32))[0])
+
+
+@hypotheses("Gemma3DecoderLayer")
+def layer(suspect: Suspect) -> Iterator[Candidate]:
+    """Each half of a layer: norm, module, norm, then the residual."""
+    x, attended = np.asarray(suspect.given["hidden_states"], dtype=np.float64), suspect.known["self_attn.0"]
+    eps = float(suspect.config.get("rms_norm_eps", 1e-6))
+
+    def normed(value: Array, name: str) -> Array:
+        return rms_norm(value, eps, 1 + suspect.weight(f"{name}.weight"))
+
+    middle = x + normed(attended, "post_attention_layernorm")
+    made: dict[str, list[tuple[str, str, Array]]] = {
+        "post_attention_layernorm.x": [
+            ("block.residual-order", "the residual added before the norm behind the attention", x + attended)
+        ],
+        "pre_feedforward_layernorm.x": [
+            ("norm.missing", "no norm behind the attention", x + attended),
+            ("block.residual", "no residual around the attention", middle - x),
+        ],
+        "post_feedforward_layernorm.x": [
+            ("block.residual-order", "the residual added before the norm behind the MLP", middle + suspect.known["mlp"])
+        ],
+        "": [
+            ("norm.missing", "no norm behind the MLP", middle + suspect.known["mlp"]),
+            ("block.residual", "no residual around the MLP", normed(suspect.known["mlp"], "post_feedforward_layernorm")),
+        ],
+    }
+    for cause, words, predicted in made.get(suspect.name, []):
+        yield Candidate(cause, words, lambda p=predicted: p)  # type: ignore[misc]

@@ -103,6 +103,8 @@ def of_tone(found: tuple[float, float], expected: tuple[float, float]) -> Iterat
         yield Said(
             "export.interleaving", "the exported sound runs at half its pitch: interleaved channels taken for planar ones"
         )
+    elif abs(hertz - 4) < 0.05 or abs(hertz - 0.25) < 0.01:
+        yield Said("export.channels", "left and right of the exported sound are swapped: each has the other's tone")
     elif abs(hertz - 1) < 0.01:
         yield Said("export.level", f"the exported sound has {level:.3g} times its level")
 

@@ -151,7 +151,7 @@ def test_attention_is_the_official_formula(attending: tuple[Attention, Suspect])
     [
         ("rope.layout", {"rotation": "interleaved"}),
         ("rope.missing", {"rotation": "none"}),
-        ("attention.scale", {"scale": 0.0}),
+        ("attention.scale", {"scale": "none"}),
         ("attention.mask-missing", {"mask": "none"}),
         ("attention.gate-missing", {"gate": "none"}),
         ("attention.gate-factor", {"gate": "sigmoid"}),
