@@ -20,6 +20,7 @@ from parity.capture.reference import ROOT, ReferenceUnavailable
 from parity.checkpoints import cache_folder
 from parity.results import write_json
 
+SCHEMA = 1  # of bench.json; findings of another one are dropped
 # What `make bench` runs; the true-size block needs a checkpoint of that size (`make full-size`).
 DEFAULT = ("steps", "modes", "growth", "recording", "throughput")
 
@@ -80,14 +81,19 @@ def _block(args: argparse.Namespace) -> dict[str, Any]:
 def _kept(folder: Path) -> dict[str, Any]:
     path = folder / "bench.json"
     try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
+        found = dict(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError):
         return {}
+    return found if found.get("schema") == SCHEMA else {}
 
 
 def _keep(folder: Path, what: str, row: Mapping[str, Any]) -> None:
     """Replace one section; each says what was in force when it was measured."""
-    write_json(folder / "bench.json", {**_kept(folder), what: row, f"{what} environment": provenance.environment()}, indent=1)
+    write_json(
+        folder / "bench.json",
+        {**_kept(folder), "schema": SCHEMA, what: row, f"{what} environment": provenance.environment()},
+        indent=1,
+    )
 
 
 if __name__ == "__main__":

@@ -108,15 +108,15 @@ def prepare(model: LTXModel, named: Mapping[str, Array]) -> Pair:
 
 
 def flat(pair: Pair) -> dict[str, Array]:
-    """Every tensor of the arguments by its dotted name, `video.x` first of all."""
+    """Every tensor of the arguments by its dotted name, in C order: safetensors writes a strided array's bytes as they lie."""
     found: dict[str, Array] = {}
     for name, args in zip(MODALITIES, pair, strict=True):
         for field in dataclasses.fields(args):
             value = getattr(args, field.name)
             if isinstance(value, mx.array):
-                found[f"{name}.{field.name}"] = np.array(value)
+                found[f"{name}.{field.name}"] = np.ascontiguousarray(value)
             elif isinstance(value, tuple):
-                found |= {f"{name}.{field.name}.{i}": np.array(part) for i, part in enumerate(value)}
+                found |= {f"{name}.{field.name}.{i}": np.ascontiguousarray(part) for i, part in enumerate(value)}
     return found
 
 

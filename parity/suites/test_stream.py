@@ -8,6 +8,8 @@ import pytest
 
 from ltx_native.checkpoint import Checkpoint as NativeCheckpoint
 from ltx_native.convert import convert
+from parity.bench import one_block
+from parity.bench.sides import Size
 from parity.capture.reference import Checkpoint, ReferenceCache
 from parity.cases import T2V_SQUARE
 from parity.checkpoints import cache_folder
@@ -65,3 +67,13 @@ def test_a_mistake_in_one_block_is_named_with_its_module(checkpoint: Checkpoint,
     assert found.judgement.verdict == "fail"
     assert found.case.finding is not None
     assert found.case.finding.key.site == "transformer.transformer_blocks.1.attn1.to_q"
+
+
+@pytest.mark.slow
+def test_the_bench_of_one_block_measures_the_same_computation(checkpoint: Checkpoint, parity: Parity) -> None:
+    config = _opened(checkpoint).located.raw_config
+    found = one_block.measure(checkpoint.model, config, 1, Size(64, 64, 9, 24.0, text_tokens=16), index=1)
+    for row in found.values():
+        parity.count(len(row["rel_l2"]))
+        assert max(row["rel_l2"].values()) <= one_block.TARGETS["rel_l2"]
+        assert row["tokens"] == [8, 9]

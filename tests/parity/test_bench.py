@@ -135,7 +135,7 @@ def test_plots_are_svg(tmp_path: Path):
 
 
 def test_sections_are_kept_beside_each_other(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    (tmp_path / "bench.json").write_text(json.dumps({"growth": _found()["growth"]}))
+    (tmp_path / "bench.json").write_text(json.dumps({"schema": 1, "growth": _found()["growth"]}))
     assert main(["throughput", "--megabytes", "4", "--rounds", "1", "--output", str(tmp_path)]) == 0
     kept = json.loads((tmp_path / "bench.json").read_text())
     assert {"growth", "throughput", "throughput environment"} <= kept.keys()

@@ -8,7 +8,7 @@ from pathlib import Path
 import mlx.core as mx
 import numpy as np
 import pytest
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 
 from ltx_native.checkpoint import Checkpoint
 from ltx_native.convert import convert
@@ -76,9 +76,10 @@ def test_the_numbers_handed_over_are_those_native_computes_with(checkpoint, prep
         np.testing.assert_allclose(value, theirs[name], rtol=0, atol=1e-5 * np.abs(value).max())
 
 
-def test_arguments_survive_the_way_through_a_file(prepared):
+def test_arguments_survive_the_way_through_a_file(prepared, tmp_path):
     named = native.flat(prepared)
-    again = native.flat(native.args_of(named))
+    save_file(named, tmp_path / "arguments.safetensors")
+    again = native.flat(native.args_of(load_file(tmp_path / "arguments.safetensors")))
     assert named.keys() == again.keys()
     assert all(np.array_equal(named[name], again[name]) for name in named)
     assert {"video.x", "audio.x", "video.positional_embeddings.1", "audio.prompt_timestep"} <= named.keys()
