@@ -8,7 +8,7 @@ export OMP_NUM_THREADS ?= 1
 export OPENBLAS_NUM_THREADS ?= 1
 export LTX_REFERENCE_PYTHON ?= $(CURDIR)/$(REFERENCE_VENV)/bin/python
 
-.PHONY: demo test setup system native reference lint types tests parity external-cli bench bench-probe bench-block full-size full-size-compare false-alarms certify mutants ladder fidelity world-train gate-simulate clean
+.PHONY: demo test setup system native reference lint types tests parity external-cli bench bench-probe bench-block full-size full-size-compare false-alarms certify mutants ladder fidelity world-train gate-simulate screenshot clean
 .DEFAULT_GOAL := demo
 
 demo: setup
@@ -16,7 +16,7 @@ demo: setup
 
 test: setup lint types
 	$(NATIVE) -m parity.warm
-	$(NATIVE) -m pytest tests -q -n 2
+	$(NATIVE) -m pytest tests -q -n 2 -m 'slow or not slow'
 	$(NATIVE) -m pytest parity -q -n 2 --dist loadfile -m 'slow or not slow'
 
 setup: native reference
@@ -105,6 +105,10 @@ mutants: setup
 # How often the fidelity gate passes what it should not: replays of recorded scores.
 gate-simulate: native
 	$(NATIVE) -m parity.simulate
+
+# The report's picture in the README, taken of the last demo.
+screenshot: native
+	$(NATIVE) tests/report/photograph.py reports/demo/report.html docs/report.png
 
 clean:
 	rm -rf $(VENV) $(REFERENCE_VENV) .cache build *.egg-info

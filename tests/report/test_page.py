@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import synthetic
 
-from parity import cli
+from parity import cli, report
 from parity.arbitration.departures import for_report, read_departures
 from parity.report import ReportError, build_report, markdown_summary
 from parity.report.plots import number
@@ -213,3 +213,34 @@ def test_markdown_says_verdict_cards_and_command() -> None:
     assert "| Tensors | ❌" in text
     passing = synthetic.results(2, 2, failing=0, hostile=False)
     assert markdown_summary(passing).startswith("## ✅ Parity: pass")
+
+
+# Linear RGB as people see it who lack one kind of cone (Machado, Oliveira and Fernandes 2009, severity 1).
+BLINDNESS = {
+    "none": [[1, 0, 0], [0, 1, 0], [0, 0, 1]],
+    "protanopia": [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]],
+    "deuteranopia": [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]],
+    "tritanopia": [[1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602], [0.004733, 0.691367, 0.303900]],
+}
+TO_XYZ = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]])
+
+
+def lab(colour: str, seen: list[list[float]]) -> np.ndarray:
+    """CIE L*a*b* of a hex colour through another eye."""
+    rgb = np.array([int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)])
+    linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+    xyz = TO_XYZ @ np.clip(np.array(seen) @ linear, 0, 1) / np.array([0.9505, 1.0, 1.089])
+    x, y, z = np.where(xyz > 0.008856, np.cbrt(xyz), 7.787 * xyz + 16 / 116)
+    return np.array([116 * y - 16, 500 * (x - y), 200 * (y - z)])
+
+
+@pytest.mark.parametrize("eye", BLINDNESS)
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_colours_are_told_apart_by_every_eye(eye: str, theme: str) -> None:
+    """Sides, difference and failure differ by 12 or more in L*a*b*; lines differ in dash and cells in mark besides."""
+    style = (Path(report.__file__).parent / "templates" / "report.css").read_text()
+    block = style.split(":root {")[1] if theme == "light" else style.split('[data-theme="dark"] {')[1]
+    found = dict(re.findall(r"--([a-z]+): (#[0-9a-f]{6})", block.split("}")[0]))
+    for one, other in (("native", "reference"), ("native", "difference"), ("native", "fail"), ("pass", "fail")):
+        apart = np.linalg.norm(lab(found[one], BLINDNESS[eye]) - lab(found[other], BLINDNESS[eye]))
+        assert apart >= 12, (one, other, apart)
