@@ -17,7 +17,7 @@ def test_the_probe_costs_little() -> None:
         pytest.skip(str(error))
     found = probe_bench.measure(tiny(), T2V_SQUARE, rounds=25)
     for what, limit in probe_bench.LIMITS.items():
-        # The limit itself is for `make bench-probe` on a quiet machine; beside other processes every call costs several times more.
+        # The limit itself is for `make bench-probe` on a quiet machine; beside other processes every call costs more.
         assert probe_bench.overhead(found, what) < 5 * limit, what
 
 
