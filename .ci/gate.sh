@@ -15,7 +15,7 @@ mkdir -p "$output"
 rm -f "$output/results.json" "$output/verdict.json"
 
 status=0
-.venv/bin/python -m pytest parity -q --parity-report "$output" || status=$?
+.venv/bin/python -m pytest parity -q --parity-report "$output" "$@" || status=$?
 
 if [ -f "$output/results.json" ]; then
     .venv/bin/parity report "$output/results.json" --markdown >>"$summary"

@@ -125,6 +125,7 @@ STANDIN = """#!{python}
 import pathlib, shutil, sys
 words = sys.argv[1:]
 assert words[:3] == ["-m", "pytest", "parity"], words
+assert words[-2:] == ["--parity-modes", "one-stage"], words
 folder = pathlib.Path(words[words.index("--parity-report") + 1])
 if {results!r}:
     shutil.copyfile({results!r}, folder / "results.json")
@@ -144,7 +145,9 @@ def recipe(folder: Path, results: Path | None, status: int) -> tuple[int, str, s
     (folder / ".ci").mkdir(exist_ok=True)
     shutil.copy(ROOT / ".ci" / "gate.sh", folder / ".ci" / "gate.sh")
     environment = {**os.environ, "PATH": f"{folder / 'bin'}:{os.environ['PATH']}", "GITHUB_STEP_SUMMARY": str(folder / "s.md")}
-    done = subprocess.run([folder / ".ci/gate.sh"], env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [folder / ".ci/gate.sh", "--parity-modes", "one-stage"], env=environment, capture_output=True, text=True, check=False
+    )
     return done.returncode, done.stdout + done.stderr, (folder / "s.md").read_text()
 
 
