@@ -136,6 +136,8 @@ class Stream:
             self.own = native.prepare(self.native.model, drawn)
             self._compare("transformer.prepare", "TransformerArgsPreprocessor", theirs, native.flat(self.own), None, {}, {})
             self.reference = native.args_of(theirs)
+            weights.unlink()
+            self.native.let_go()
         self.tokens = {name: args.x.shape[1] for name, args in zip(native.MODALITIES, self.reference, strict=True)}
 
     # Blocks -------------------------------------------------------------------------------------------------------
@@ -187,8 +189,7 @@ class Stream:
 
     def _velocity(self, official: Service) -> None:
         weights, output = self.scratch / "rest.safetensors", self.scratch / "velocity.safetensors"
-        if not weights.exists():
-            native.hand_over(self.native.model, weights)
+        native.hand_over(self.native.model, weights)
         official.ask("velocity", weights=weights, output=output)
         own = native.velocities(self.native.model, self.own) if self.request.own_run else None
         local = native.velocities(self.native.model, self.reference)

@@ -38,8 +38,20 @@ class StreamedTransformer:
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         self.checkpoint = checkpoint
-        self.model = streamed_transformer(checkpoint, mx.float32)
         self.blocks = StreamedBlocks(checkpoint, mx.float32)
+        self._model: LTXModel | None = None
+
+    @property
+    def model(self) -> LTXModel:
+        """What comes before and after the blocks (2 % of the weights, 1.7 GB at the true size), until it is let go."""
+        if self._model is None:
+            self._model = streamed_transformer(self.checkpoint, mx.float32)
+        return self._model
+
+    def let_go(self) -> None:
+        """Free what is in no block; it is read again when it is asked for."""
+        self._model = None
+        free()
 
     def __len__(self) -> int:
         return len(self.blocks)

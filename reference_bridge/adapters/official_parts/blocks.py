@@ -67,6 +67,7 @@ class Blocks:
             )
         flat = {f"{m}.{path}": tensor for m, args in zip(MODALITIES, first, strict=True) for path, tensor in _tensors(args)}
         save_file({name: tensor.clone().contiguous() for name, tensor in flat.items()}, request["output"])
+        self.model.to("meta")  # lets go of the weights
         return self._begin(first, request)
 
     def begin(self, request: Mapping[str, Any]) -> Answer:
@@ -135,6 +136,7 @@ class Blocks:
                 own = (getattr(self.model, prefix + part) for part in ("scale_shift_table", "norm_out", "proj_out"))
                 out[name] = self.model._process_output(*own, args.x, args.embedded_timestep).contiguous()
         save_file(out, request["output"])
+        self.model.to("meta")
         return {}
 
     def _running(self, asked: str) -> tuple[Any, Any]:
