@@ -166,12 +166,11 @@ def fused_in_float16() -> Iterator[None]:
 def single_precision_latent_decoded() -> Iterator[None]:
     from ltx_native.pipelines import stages
 
-    original = vars(stages)["tiled_decode"]
+    def widened(original: Any) -> Any:
+        return lambda decoder, latent, *args: original(decoder, latent.astype(mx.float32), *args)
 
-    def decode(decoder: Any, latent: mx.array, *args: Any) -> Any:
-        return original(decoder, latent.astype(mx.float32), *args)
-
-    with patched(stages, tiled_decode=decode):
+    names = ("tiled_decode", "streamed_decode")
+    with patched(stages, **{name: widened(vars(stages)[name]) for name in names}):
         yield
 
 
