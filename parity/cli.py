@@ -37,7 +37,10 @@ VERBS: dict[str, Verb] = {
     ),
     "compare": Verb(
         "run both sides on one request and judge",
-        ("parity compare --prompt 'A red fox' --steps 2 --output reports/fox",),
+        (
+            "parity compare --prompt 'A red fox' --steps 2 --output reports/fox",
+            "parity compare --stream --output reports/stream",
+        ),
         "parity.verbs.compare",
     ),
     "arbitrate": Verb(
