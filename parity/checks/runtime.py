@@ -166,7 +166,8 @@ def dtypes(exam: Exam) -> Iterator[Problem]:
     wide: list[tuple[str, str]] = []
 
     def on_call(site: str, module: Any, inputs: Mapping[str, Any], output: Any) -> None:
-        root = "." not in site
+        # A decoder that streams a clip is entered at its first convolution, not at its root.
+        root = "." not in site or site == "video_decoder.conv_in.conv"
         block = site.startswith("transformer.transformer_blocks.") and site.count(".") == 3
         values = [*inputs.values()] if root or block else []
         given = [v for v in values if isinstance(v, mx.array)] + [v.latent for v in values if isinstance(v, Modality)]
