@@ -120,10 +120,10 @@ class Stream:
         r, inputs = self.request, self.scratch / "inputs.safetensors"
         self.perturbations: Any = None
         if r.trace is not None:
-            named, described, self.perturbations = recorded_inputs(r, number)
+            named, off, self.perturbations = recorded_inputs(r, number)
             save_file(named, inputs)
-            official.ask("begin", inputs=inputs, perturbations=described)
-            self.reference = self.own = native.args_of(named)
+            official.ask("begin", inputs=inputs, disabled=off, perturbations=native.described(self.perturbations))
+            self.reference = self.own = native.args_of(named, off)
         else:
             weights, output = self.scratch / "rest.safetensors", self.scratch / "prepared.safetensors"
             drawn = native.synthetic_modalities(
@@ -255,8 +255,8 @@ def compare_streamed(
     return found
 
 
-def recorded_inputs(request: StreamRequest, number: int) -> tuple[dict[str, Array], Any, Any]:
-    """A recorded block's arguments by dotted name, its perturbations as JSON and as native ones.
+def recorded_inputs(request: StreamRequest, number: int) -> tuple[dict[str, Array], list[str], Any]:
+    """A recorded block's arguments by dotted name, the modalities that did not run, and the perturbations.
 
     Raises ValueError when the trace does not hold that block with its inputs.
     """
@@ -274,7 +274,8 @@ def recorded_inputs(request: StreamRequest, number: int) -> tuple[dict[str, Arra
     for modality in native.MODALITIES:
         named |= {f"{modality}.{path}": trace.tensor(leaf) for path, leaf in native.tensor_leaves(record.inputs[modality])}
     perturbations = Replayer({}, trace).value(record.inputs["perturbations"], record.key.site, (record.type, "perturbations"))
-    return named, native.described(perturbations), perturbations
+    off = [m for m in native.MODALITIES if record.inputs[m]["fields"]["enabled"].get("value") is False]
+    return named, off, perturbations
 
 
 def parse_blocks(text: str) -> tuple[int, ...]:

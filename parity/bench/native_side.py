@@ -151,13 +151,13 @@ class Block:
         transformer = stream.StreamedTransformer(self.checkpoint)
         self.pair = stream.prepare(transformer.model, drawn)
         save_file(stream.flat(self.pair), request["inputs"])
+        transformer.let_go()
         self.block = transformer.block(index)
         stream.hand_over(self.block, Path(request["weights"]))
         if request["plain"]:
             self.block = make_block(self.checkpoint.config.transformer, index)
             self.block.load_weights(list(read_tensors(Path(request["weights"])).items()), strict=True)
             mx.eval(self.block.parameters())
-        del transformer
         stream.free()
         return {"tokens": [int(args.x.shape[1]) for args in self.pair]}
 
