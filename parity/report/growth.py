@@ -122,7 +122,7 @@ def _along_the_steps(rows: Rows, case: Mapping[str, Any], name: str, limit: floa
     sites = np.array([str(site) for site in rows.columns["site"]])
     everywhere = np.ones(len(rows), bool)
     words = []
-    with drawing(5.2, 3.0) as (figure, (plot,)):
+    with drawing(5.2, 3.2, top=0.5) as (figure, (plot,)):
         lines = (
             ("video latent", rows.total, sites == "sampler.video", "native", "-"),
             ("audio latent", rows.total, sites == "sampler.audio", "reference", "-"),
@@ -142,15 +142,16 @@ def _along_the_steps(rows: Rows, case: Mapping[str, Any], name: str, limit: floa
                 raised(values, LEAST),
                 ":",
                 color=colour("text"),
-                label=f"{modality}, reference against itself",
+                label=f"self, {modality}",
             )
+            words.append(f"self, {modality}: the reference against itself {number(values[-1])} at the last step")
         if limit:
             plot.axhline(limit, linestyle="--", color=colour("bound"), linewidth=1.0, label="limit")
         every = max(1, -(-len(heads) // 12))
         plot.set_xticks(range(0, len(heads), every), heads[::every])
         log_axis(plot)
         label(plot, "", "denoising step")
-        legend(plot)
+        legend(plot, 3)
         return to_svg(figure, name, f"Error from step to step: {'; '.join(words)}.")
 
 
@@ -169,7 +170,7 @@ def _through_the_blocks(rows: Rows, name: str) -> Plot:
         if site in whole and key in of:
             at = place[int(units[i])]
             of[key][at] = np.fmax(of[key][at], rows.total[i])
-    with drawing(5.2, 3.0) as (figure, (plot,)):
+    with drawing(5.2, 3.2, top=0.5) as (figure, (plot,)):
         for (key, values), kind, style in zip(
             of.items(), ("native", "reference", "difference"), ("-", "--", "-."), strict=False
         ):

@@ -102,15 +102,18 @@ def drawing(
 
 
 def log_axis(plot: Axes) -> None:
-    """A logarithmic y axis with few, plain labels."""
+    """A logarithmic y axis with few, plain labels, for what is drawn already; a narrow range is marked within its decades."""
     plot.set_yscale("log")
-    plot.yaxis.set_major_locator(LogLocator(numticks=6))
+    low, high = plot.get_ylim()
+    spread = high / low if low > 0 else float("inf")
+    marks = (1.0,) if spread > 50 else (1.0, 2.0, 5.0) if spread > 5 else (1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0)
+    plot.yaxis.set_major_locator(LogLocator(subs=marks, numticks=6))
     plot.yaxis.set_minor_locator(NullLocator())
     plot.yaxis.set_major_formatter(FuncFormatter(_decade))
 
 
 def _decade(value: float, position: int | None) -> str:
-    return f"{value:g}" if 0.1 <= value < 1e4 else f"{value:.0e}".replace("e-0", "e-").replace("e+0", "e")
+    return f"{value:g}" if 0.1 <= value < 1e4 else f"{value:.1e}".replace(".0e", "e").replace("e-0", "e-").replace("e+0", "e")
 
 
 def label(plot: Axes, title: str = "", below: str = "") -> None:

@@ -78,8 +78,8 @@ def _plot(detail: Mapping[str, Any], name: str) -> Plot:
         if histogram:
             for side, style in (("native", "-"), ("reference", (0, (2, 1.5)))):
                 bars(values, histogram[side], float(histogram["low"]), float(histogram["high"]), side, style)
-            log_axis(values)
             values.set_ylim(0.7, None)
+            log_axis(values)
             values.xaxis.set_major_locator(MaxNLocator(4))
             label(values, "values (reference dashed)")
             words.append(f"values from {number(histogram['low'])} to {number(histogram['high'])}")
@@ -99,8 +99,8 @@ def _plot(detail: Mapping[str, Any], name: str) -> Plot:
             plot.fill_between(x, 1e-10, raised(errors, 1e-10), color=colour("difference"), alpha=0.15, linewidth=0)
             positive = errors[errors > 0]
             low = positive.min() / 3 if positive.size else 1e-10
-            log_axis(plot)
             plot.set_ylim(max(low, 1e-10), None)
+            log_axis(plot)
             label(plot, f"error by {profile['axis']}")
             at = int(errors.argmax()) * int(profile["per_bin"])
             words.append(f"largest error by {profile['axis']} at {at} ({number(errors.max())})")
