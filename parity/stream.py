@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -34,38 +34,15 @@ from parity.measure_case import measure_pairs
 from parity.report import build_report
 from parity.results import SCHEMA, CaseResult, EndToEnd, case_to_json, write_json
 from parity.sites import skip_rule
+from parity.stream_request import SITE, StreamRequest, check_numbers, recorded_inputs
 from parity.taps import sites_of
 from parity.trace import Key, Record, Trace
 from reference_bridge.adapters.service import timed, usage
 
 Array = npt.NDArray[Any]
 Tensors = Mapping[str, Array]
-SITE = "transformer.transformer_blocks."
 STAGE, STEP = "stage_1", 0
 Say = Callable[[str, int, int], None]  # what is being done, how many are, of how many
-
-
-@dataclass(frozen=True)
-class StreamRequest:
-    """What runs through the blocks: seeded tokens of a clip of this size, or the inputs of a recorded block.
-
-    ``blocks`` are the numbers to run, in order; empty: all of them. ``trace`` is a trace of the official code that holds the
-    first of them at (``step``, ``guidance_pass``). ``plant`` names a mistake and the native block it is made in.
-    """
-
-    width: int = 256
-    height: int = 128
-    frames: int = 9
-    frame_rate: float = 24.0
-    text_tokens: int = 128
-    sigma: float = 0.7
-    seed: int = 42
-    blocks: tuple[int, ...] = ()
-    trace: Path | None = None
-    step: int = 0
-    guidance_pass: str = "cond"
-    plant: tuple[str, int] | None = None
-    own_run: bool = True  # run native on its own tokens, too
 
 
 @dataclass
@@ -101,7 +78,7 @@ class Stream:
         self.rows: list[Row] = []
         self.seconds: list[dict[str, float]] = []
         self.inside: list[Row] = []
-        _check_numbers(self.numbers, len(self.native), request)
+        check_numbers(self.numbers, len(self.native), request)
 
     def run(self, official: Service) -> None:
         """Fill ``rows`` and ``seconds``."""
@@ -253,48 +230,6 @@ def compare_streamed(
     if output is not None:
         _write(found, output, bounds)
     return found
-
-
-def recorded_inputs(request: StreamRequest, number: int) -> tuple[dict[str, Array], list[str], Any]:
-    """A recorded block's arguments by dotted name, the modalities that did not run, and the perturbations.
-
-    Raises ValueError when the trace does not hold that block with its inputs.
-    """
-    assert request.trace is not None
-    trace = Trace(request.trace)
-    wanted = (f"{SITE}{number}", request.step, request.guidance_pass)
-    found = [r for r in trace.records if (r.key.site, r.key.step, r.key.guidance_pass) == wanted and r.inputs]
-    if not found:
-        raise ValueError(
-            f"{request.trace}: no inputs of {wanted[0]} at step {wanted[1]}, pass {wanted[2]}; "
-            "record one with `parity capture`, or name another --step or --pass"
-        )
-    record = found[0]
-    named: dict[str, Array] = {}
-    for modality in native.MODALITIES:
-        named |= {f"{modality}.{path}": trace.tensor(leaf) for path, leaf in native.tensor_leaves(record.inputs[modality])}
-    perturbations = Replayer({}, trace).value(record.inputs["perturbations"], record.key.site, (record.type, "perturbations"))
-    off = [m for m in native.MODALITIES if record.inputs[m]["fields"]["enabled"].get("value") is False]
-    return named, off, perturbations
-
-
-def parse_blocks(text: str) -> tuple[int, ...]:
-    """`0-3,37` → (0, 1, 2, 3, 37). Raises ValueError on anything else."""
-    numbers: list[int] = []
-    for part in text.split(","):
-        first, dash, last = part.partition("-")
-        if not first.isdigit() or (dash and not last.isdigit()):
-            raise ValueError(f"--blocks: found {text!r}, expected numbers and ranges like 0-3,37")
-        numbers += range(int(first), int(last or first) + 1)
-    return tuple(numbers)
-
-
-def _check_numbers(numbers: Sequence[int], count: int, request: StreamRequest) -> None:
-    absent = [number for number in numbers if not 0 <= number < count]
-    if absent or not numbers:
-        raise ValueError(f"--blocks: block {absent[0] if absent else 'none'}, expected 0 to {count - 1}")
-    if request.plant is not None and request.plant[1] not in numbers:
-        raise ValueError(f"--plant: block {request.plant[1]} is not among those compared")
 
 
 def _leaves(tokens: Tensors) -> dict[str, Array]:

@@ -14,7 +14,8 @@ from parity.capture.reference import Checkpoint, ReferenceCache
 from parity.cases import T2V_SQUARE
 from parity.checkpoints import cache_folder
 from parity.plugin import Parity
-from parity.stream import StreamRequest, StreamResult, compare_streamed
+from parity.stream import StreamResult, compare_streamed
+from parity.stream_request import StreamRequest
 
 SMALL = StreamRequest(width=64, height=64, text_tokens=16)
 

@@ -13,7 +13,8 @@ from parity.checkpoints import tiny
 from parity.verbs.common import STATUS, show
 
 if TYPE_CHECKING:
-    from parity.stream import StreamRequest, StreamResult
+    from parity.stream import StreamResult
+    from parity.stream_request import StreamRequest
 
 GB = 1e9
 _FIELDS = {"width": "width", "height": "height", "frames": "frames", "frame_rate": "frame_rate", "seed": "seed"}
@@ -51,7 +52,7 @@ def request_of(args: argparse.Namespace) -> StreamRequest:
     """The options as a `StreamRequest`. Raises ValueError on sizes that no clip has."""
     from ltx_native.patchify import SPACE_SCALE, TIME_SCALE
     from parity.faults.blocks import parse_plant
-    from parity.stream import StreamRequest, parse_blocks
+    from parity.stream_request import StreamRequest, parse_blocks
 
     given = {field: getattr(args, name) for name, field in _FIELDS.items() if getattr(args, name) is not None}
     given |= {name: getattr(args, name) for name in ("text_tokens", "sigma") if getattr(args, name) is not None}

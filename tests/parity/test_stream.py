@@ -18,7 +18,7 @@ from parity.capture.service import Service
 from parity.checkpoints import tiny
 from parity.cli import main
 from parity.faults.blocks import PLANTS, parse_plant
-from parity.stream import parse_blocks
+from parity.stream_request import parse_blocks
 
 
 @pytest.fixture(scope="module")
