@@ -101,12 +101,13 @@ class Attention(nn.Module):
                 keep = perturbation_mask[:, None]  # (B, 1, 1, 1)
                 out = out * keep + values * (1 - keep)
 
+        out = out.swapaxes(1, 2)  # (B, T, H, D)
         if self.to_gate_logits is not None:
             # twice the sigmoid: a zero logit leaves its head alone
             gates = 2.0 * mx.sigmoid(self.to_gate_logits(x))  # (B, T, H)
-            out = out * gates.swapaxes(1, 2)[..., None]  # (B, H, T, D)
+            out = out * gates[..., None]
 
-        return self.to_out[0](out.swapaxes(1, 2).flatten(2))  # (B, T, query_dim)
+        return self.to_out[0](out.flatten(2))  # (B, T, query_dim)
 
     def _split_heads(self, x: mx.array) -> mx.array:
         if x.ndim == 4:  # split RoPE has already done it, for as many heads as its frequencies have
