@@ -176,7 +176,7 @@ class Trials:
         return Tried(candidate.cause, candidate.edit, candidate.rank, self.before, after, size, candidate.threshold)
 
 
-def ranked(suspect: Suspect, tried: Iterable[Candidate], seconds: float = 8.0) -> list[Tried]:
+def ranked(suspect: Suspect, tried: Iterable[Candidate], seconds: float = 5.0) -> list[Tried]:
     """Executed candidates, the best first: most error removed, and among equals the one that says most.
 
     After ``seconds`` no further candidate is begun; formulas come before probes, so that these are what is left out.

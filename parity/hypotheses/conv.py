@@ -149,6 +149,7 @@ def padded_input(suspect: Suspect) -> Iterator[Candidate]:
                 width[axis] = (before, extra[axis] - before)
             spread = ", ".join(f"{width[i][0]} before and {width[i][1]} after along {names.get(i, i)}" for i in axes)
             cause = "padding.side" if mode in ("constant", "edge") else f"padding.{mode}"
+            cause = "conv.causal" if suspect.type.startswith("Causal") and mode == "edge" else cause
             yield Candidate(cause, f"padding of {spread} ({words})", lambda w=tuple(width), m=mode: np.pad(x, w, mode=m))  # type: ignore[misc]
 
 
