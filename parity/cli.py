@@ -50,7 +50,7 @@ VERBS: dict[str, Verb] = {
     ),
     "fidelity": Verb(
         "judge how well native follows prompts, against the reference",
-        ("parity fidelity --prompts 2 --steps 2 --no-ladder --output reports/short-fidelity",),
+        ("parity fidelity --prompts 2 --steps 2 --dtype float32 --no-ladder --output reports/fid",),
         "parity.fidelity_command",
     ),
     "gate": Verb(

@@ -83,8 +83,9 @@ def test_a_failure_weighs_more_than_lack_of_evidence(pytester: pytest.Pytester) 
     assert run(pytester, OPEN + FAILING.removeprefix(HEAD)).ret == 1
 
 
-@pytest.mark.parametrize("workers", [(), ("-n", "2")], ids=["alone", "xdist"])
-@pytest.mark.parametrize("source", [NOTHING, SKIPPED], ids=["passed", "skipped"])
+@pytest.mark.parametrize(
+    ("source", "workers"), [(NOTHING, ()), (SKIPPED, ()), (SKIPPED, ("-n", "2"))], ids=["passed", "skipped", "skipped-xdist"]
+)
 def test_nothing_compared_is_no_pass(pytester: pytest.Pytester, source: str, workers: tuple[str, ...]) -> None:
     result = run(pytester, source, *workers)
     assert result.ret == 3
