@@ -56,7 +56,7 @@ class Steps:
     def step(self, request: Mapping[str, Any]) -> Answer:
         if self.run is None:
             raise BadInput("no size yet", "step", "nothing", "`shape` before it", "Send it.")
-        return timed(self.run)[1]
+        return timed(self.run, int(request.get("repeat", 1)))[1]
 
 
 def main() -> int:

@@ -87,7 +87,7 @@ class Steps:
         if self.run is None:
             raise BadInput("no size yet", "step", "nothing", "`shape` before it", "Send it.")
         with torch.inference_mode():
-            return timed(self.run)[1]
+            return timed(self.run, int(request.get("repeat", 1)))[1]
 
     def decode(self, request: Mapping[str, Any]) -> Answer:
         import torch
