@@ -1,0 +1,40 @@
+"""The bench with the official code on the other side: equal token counts, steps, decoding, whole processes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from parity.bench import modes
+from parity.bench.clock import interleave, summary
+from parity.bench.sides import TINY, engines, shape, subjects
+from parity.checkpoints import tiny
+from parity.plugin import Parity
+
+pytestmark = pytest.mark.slow
+
+
+def test_both_engines_take_the_same_steps_in_turns(parity: Parity, tmp_path: Path) -> None:
+    with engines(tiny(), "tiny", tmp_path, cli=False) as services:
+        for size in (TINY, replace(TINY, guided=True), replace(TINY, blocks=1)):
+            assert shape(services, size) == {"video_tokens": 18, "audio_tokens": 17}
+            found = summary(interleave(subjects(services, repeat=2), rounds=2, warmup=1))
+            parity.count(len(services))
+            assert found["native ÷ official"]["cpu"]["min"] > 0
+        decoded = interleave(subjects(services, "decode"), rounds=1, warmup=0)
+        assert all(sample.seconds > 0 for runs in decoded.values() for sample in runs)
+        assert all(service.peak_bytes > 50e6 for service in services.values())
+
+
+def test_a_mode_is_measured_on_both_sides(parity: Parity) -> None:
+    found = modes.measure(1, ["two-stage-hq"])["two-stage-hq"]
+    parity.count(2)
+    for engine in ("native", "official"):
+        told = found[engine]
+        assert told["process"]["wall_s"]["min"] > told["step"]["wall_s"]["min"] > 0
+        assert told["peak_bytes"]["min"] > 50e6
+        assert told["stages_s"]["load"]["min"] > 0
+    # Second order: the official loop evaluates once more after its last step and counts that as none.
+    assert abs(found["native"]["steps"] - found["official"]["steps"]) <= 2
