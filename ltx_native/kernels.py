@@ -70,6 +70,11 @@ def on_cpu() -> bool:
     return mx.default_device().type == mx.DeviceType.cpu
 
 
+def few(x: mx.array) -> bool:
+    """Whether the calls cost more than the arithmetic: then several operations in one loop are worth a compiled call."""
+    return x.size < _FEW and x.dtype == mx.float32 and on_cpu()
+
+
 def gelu_tanh(x: mx.array) -> mx.array:
     """GELU, tanh approximation."""
     z = x.astype(mx.float32)
@@ -81,7 +86,7 @@ def gelu_tanh(x: mx.array) -> mx.array:
 def rms_norm(x: mx.array, weight: mx.array | None, eps: float) -> mx.array:
     """x over its root mean square along the last axis, times weight: MLX's own, which on a CPU is eleven operations. For few
     numbers four fused ones, with the same roundings, take half the time; for many they are slower."""
-    if x.size >= _FEW or x.dtype != mx.float32 or not on_cpu():
+    if not few(x):
         return mx.fast.rms_norm(x, weight, eps)
     return _fused_norm(x, eps) if weight is None else _fused_weighted_norm(x, weight, eps)
 

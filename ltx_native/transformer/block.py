@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import mlx.core as mx
 import mlx.nn as nn
 
+from ltx_native.kernels import few, fused
 from ltx_native.layers import Attention, FeedForward, rms_norm
 from ltx_native.transformer.args import TransformerArgs
 from ltx_native.transformer.perturbations import BatchedPerturbationConfig, PerturbationType
@@ -36,7 +37,14 @@ def ada_values(table: mx.array, timestep: mx.array | None, rows: mx.array | None
 
 
 def modulate(x: mx.array, scale: mx.array, shift: mx.array) -> mx.array:
+    return _fused_modulate(x, scale, shift) if few(x) else _modulate(x, scale, shift)
+
+
+def _modulate(x: mx.array, scale: mx.array, shift: mx.array) -> mx.array:
     return x * (1 + scale) + shift
+
+
+_fused_modulate = fused(_modulate)
 
 
 def kept(update: mx.array, mask: mx.array | None) -> mx.array:
