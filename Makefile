@@ -8,7 +8,7 @@ export OMP_NUM_THREADS ?= 1
 export OPENBLAS_NUM_THREADS ?= 1
 export LTX_REFERENCE_PYTHON ?= $(CURDIR)/$(REFERENCE_VENV)/bin/python
 
-.PHONY: demo test setup system native reference lint types tests parity external-cli bench bench-probe bench-block full-size full-size-compare false-alarms certify mutants ladder fidelity world-train gate-simulate screenshot clean
+.PHONY: demo test setup system native reference lint types tests parity external-cli bench bench-probe bench-block full-size full-decode full-size-compare false-alarms certify mutants ladder fidelity world-train gate-simulate screenshot clean
 .DEFAULT_GOAL := demo
 
 demo: setup
@@ -59,6 +59,10 @@ bench-probe: setup
 full-size: native
 	test -d .cache/full-size || $(NATIVE) -m parity.world.full_size .cache/full-size
 	$(NATIVE) -m parity.world.full_step .cache/full-size
+
+# 97 frames of 480 x 704 through a video decoder of the true size, a few frames in memory. Half an hour on one core.
+full-decode: native
+	$(NATIVE) -m parity.world.full_decode
 
 # Both sides block by block, one block of float32 weights in memory on each; PLANT=37 makes a mistake in that block.
 full-size-compare: setup
