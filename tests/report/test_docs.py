@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib.util
 import json
 import os
 import re
@@ -20,6 +21,7 @@ import synthetic
 from ltx_native.cli import join_text
 from ltx_native.cli import parser as native_parser
 from parity import plugin
+from parity.bench.tables import SECTIONS
 from parity.cli import VERBS, parser
 from parity.gate_check import code_files
 
@@ -59,6 +61,11 @@ def test_a_documented_command_parses(page: str, line: str) -> None:
             elif "/" in word and not word.startswith("-"):
                 path = ROOT / word.split("::")[0]
                 assert path.exists() or not path.is_relative_to(ROOT / "parity"), f"{page}: {word} is not there"
+    elif words[0] == ".venv/bin/python":
+        assert words[1] == "-m"
+        assert importlib.util.find_spec(words[2]) is not None, f"{page}: there is no module {words[2]}"
+        if words[2] == "parity.bench":
+            assert [word for word in words[3:] if not word.startswith("-") and word not in SECTIONS] == []
     else:
         assert words[0] in ("git", ".ci/gate.sh"), f"{page}: unknown command {line!r}"
 
