@@ -66,6 +66,14 @@ def _modes(found: Found) -> Iterator[str]:
             f"{name:14} {steps_ms[0]:8.2f} / {steps_ms[1]:8.2f}      {ratio['step']['cpu']['median']:6.2f}"
             f"   {cpu[0]:6.2f} / {cpu[1]:6.2f}   {peak[0]:.2f} / {peak[1]:.2f}"
         )
+    for name, row in list(found.items())[:1]:
+        yield from _stages(name, row)
+
+
+def _stages(name: str, row: Found) -> Iterator[str]:
+    for engine in ("native", "official"):
+        spent = sorted(row[engine]["stages_s"].items(), key=lambda item: -item[1]["median"])
+        yield f"{name}, {engine} stages in s: " + ", ".join(f"{stage} {told['median']:.3f}" for stage, told in spent)
 
 
 def _growth(found: Found) -> Iterator[str]:

@@ -126,6 +126,20 @@ def test_the_table_says_what_misses_its_target():
     assert TARGETS["rel_l2"] == 1e-5
 
 
+def test_a_mode_is_told_with_its_stages():
+    times = {"min": 1.0, "median": 1.0, "max": 1.0}
+    both = {"wall": times, "cpu": times}
+    side = {
+        "process": {"wall_s": times, "cpu_s": times},
+        "peak_bytes": {"min": 1e9, "median": 1e9, "max": 1e9},
+        "step": {"wall_s": times, "cpu_s": times},
+        "stages_s": {"load": times, "step": {"min": 2.0, "median": 2.0, "max": 2.0}},
+    }
+    text = table({"modes": {"a2v": {"native": side, "official": side, "native ÷ official": {"step": both}}}})
+    assert "a2v" in text
+    assert "a2v, native stages in s: step 2.000, load 1.000" in text
+
+
 def test_plots_are_svg(tmp_path: Path):
     drawn = draw(_found(), tmp_path)
     assert [path.name for path in drawn] == ["growth.svg", "ratios.svg"]
