@@ -60,7 +60,7 @@ full-size: native
 	test -d .cache/full-size || $(NATIVE) -m parity.world.full_size .cache/full-size
 	$(NATIVE) -m parity.world.full_step .cache/full-size
 
-# 97 frames of 480 x 704 through a video decoder of the true size, a few frames in memory. Half an hour on one core.
+# 97 frames of 480 x 704 through a video decoder of the true size, a few frames in memory.
 full-decode: native
 	$(NATIVE) -m parity.world.full_decode
 
