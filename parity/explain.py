@@ -134,13 +134,13 @@ def _explanations(exam: Bench, problem: Problem) -> list[Explanation]:
             tried = sorted(alike, key=lambda t: abs(math.log(t.before / t.size)))[:1]
             rough += [(suspect, one) for one in tried]
             continue
-        for index, one in enumerate(t for t in tried if t.convincing):
+        for one in (t for t in tried if t.convincing):
             others = tuple(t for t in tried[:6] if t is not one)
             text = f"{suspect.what}: {one.sentence()}"
             explained = Explanation(
                 one.cause, text, suspect.site, suspect.what, "port", one.before, one.after, one.removed, others
             )
-            found.append((one.rank if one.rank <= VALUE else one.rank + 1, -one.removed + 1e-9 * index, explained))
+            found.append((one.rank if one.rank <= VALUE else one.rank + 1, -one.removed, explained))
     if not (found or said or stated):
         for suspect, one in rough:
             text = f"{suspect.what}: {one.sentence()}"
@@ -157,15 +157,15 @@ def _explanations(exam: Bench, problem: Problem) -> list[Explanation]:
 
 def _order(
     found: Sequence[tuple[int, float, Explanation]],
-) -> Callable[[tuple[int, float, Explanation]], tuple[int, float, float]]:
+) -> Callable[[tuple[int, float, Explanation]], tuple[int, float]]:
     """What says most comes first, unless it leaves far more of the error than another."""
     rest = min((1.0 - (e.removed or 0.0) for _, _, e in found if e.removed is not None), default=0.0)
 
-    def key(item: tuple[int, float, Explanation]) -> tuple[int, float, float]:
+    def key(item: tuple[int, float, Explanation]) -> tuple[int, float]:
         rank, negative, explanation = item
         left = 0.0 if explanation.removed is None else 1.0 - explanation.removed
         far = left > 0.03 and left > 20 * rest
-        return (rank + 3 * far, round(negative, 3), negative)
+        return (rank + 3 * far, round(negative, 3))
 
     return key
 

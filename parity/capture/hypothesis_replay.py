@@ -89,6 +89,8 @@ class Inside:
     def departure(self) -> Departure | None:
         """Where native first hands on something else; the outermost child that is handed it."""
         theirs = self.reference()
+        if not theirs:  # a case that records roots only: nothing inside can be compared
+            return None
         expected: dict[tuple[str, int], Record] = {}
         for record in theirs:
             if skip_rule(record) is None:
@@ -105,7 +107,7 @@ class Inside:
                 continue
             if first is None or first.site.startswith(f"{found.site}."):
                 first = found  # or: the child around the one found before
-        if first is None:
+        if first is None and not self.problem:
             missing = [r for (site, n), r in expected.items() if n >= seen.get(site, -1) + 1 and not site.endswith(_OWN_WAY)]
             outer = [r for r in missing if not any(r.key.site.startswith(f"{o.key.site}.") for o in missing)]
             first = self._skipped(outer[0]) if outer else None

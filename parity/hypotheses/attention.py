@@ -21,7 +21,7 @@ class Edits:
 
     rotation: str = "split"  # split, interleaved, none, inverse, keys-only
     scale: str = "head"  # head: head_dim ** -0.5; none, twice, inner: by the width of all heads
-    norms_swapped: bool = False
+    norms: tuple[str, str] = ("q_norm", "k_norm")  # what norms the queries, what the keys
     keep_only: bool = False  # perturbed samples zero instead of their values
     mask: str = "official"  # official, none, bias, inverted, causal, raw
     gate: str = "official"  # official, none, sigmoid, output, projected
@@ -51,7 +51,9 @@ EDITS: tuple[tuple[str, str, dict[str, Any]], ...] = (
     ("attention.scale", "no scale on the scores", {"scale": "none"}),
     ("attention.scale", "the scale applied twice", {"scale": "twice"}),
     ("attention.scale", "a scale by the width of all heads instead of one", {"scale": "inner"}),
-    ("norm.swapped", "the norms of queries and keys swapped", {"norms_swapped": True}),
+    ("norm.swapped", "the norms of queries and keys swapped", {"norms": ("k_norm", "q_norm")}),
+    ("norm.swapped", "the keys' norm on the queries, too", {"norms": ("k_norm", "k_norm")}),
+    ("norm.swapped", "the queries' norm on the keys, too", {"norms": ("q_norm", "q_norm")}),
     ("perturbation.zero", "zeros instead of the values where attention is skipped", {"keep_only": True}),
     ("attention.mask-missing", "no mask", {"mask": "none"}),
     ("attention.mask-as-bias", "the boolean mask added as 0 and 1", {"mask": "bias"}),
@@ -118,8 +120,7 @@ def _official(suspect: Suspect, e: Edits) -> Array:
     def normed(value: Array, name: str, on: bool) -> Array:
         if not on:
             return value
-        other = {"q_norm": "k_norm", "k_norm": "q_norm"}[name]
-        weight = suspect.weight(f"{other if e.norms_swapped else name}.weight")
+        weight = suspect.weight(f"{e.norms[name == 'k_norm']}.weight")
         if e.norm_per_head:
             return rms_norm(value.reshape(*value.shape[:2], heads, -1), eps).reshape(value.shape) * weight
         return rms_norm(value, eps, weight)

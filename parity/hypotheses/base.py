@@ -19,6 +19,7 @@ CONVINCING = 0.9
 CONVINCING_ROUNDING = 0.5
 # A rounding that cannot be repeated bit for bit (sums in another order) has a size: within this factor of the error it counts.
 SAME_SIZE = 2.5
+LARGEST_ROUNDING = 0.02  # rel_l2; what differs by more is no rounding
 # Hypotheses whose rest (as a share of the error) is near the best one's explain equally well: the one that says most wins.
 EQUAL_FACTOR, EQUAL_SHARE = 3.0, 1e-4
 
@@ -96,7 +97,8 @@ class Tried:
     def same_size(self) -> bool:
         """A rounding that errs as much as native does, although not by the same numbers."""
         dtype = self.cause in [cause for cause, _, _ in ROUNDINGS]
-        return dtype and self.rank == FORMULA and self.size > 0 and 1 / SAME_SIZE < self.before / self.size < SAME_SIZE
+        small = self.before < LARGEST_ROUNDING and self.size > 0
+        return dtype and small and self.rank == FORMULA and 1 / SAME_SIZE < self.before / self.size < SAME_SIZE
 
     def sentence(self) -> str:
         if not self.convincing:
@@ -195,7 +197,8 @@ def ranked(suspect: Suspect, tried: Iterable[Candidate], seconds: float = 5.0) -
 
     def order(result: Tried) -> tuple[bool, int, float]:
         equal = 1.0 - result.removed <= EQUAL_FACTOR * rest + EQUAL_SHARE
-        return (not equal, result.rank if equal else 0, -result.removed)
+        # Among edits that fit alike the one named first in its room is the more usual mistake.
+        return (not equal, result.rank if equal else 0, -round(result.removed, 3))
 
     return sorted(done, key=order)
 

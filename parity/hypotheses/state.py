@@ -21,6 +21,11 @@ def noised(suspect: Suspect) -> Iterator[Candidate]:
     amount = mask * scale
     yield Candidate("noise.before-conditioning", "noise added before the conditioning, whose tokens stay clean",
                     lambda: np.where(mask < 1, clean, noise * scale + clean * (1 - scale)))  # fmt: skip
+    whole, turned = np.where(mask < 1, 0.0, mask) * scale, np.where(mask < 1, 1 - mask, mask) * scale
+    words = "the strength of conditionings as the mask, instead of 1 - strength"
+    yield Candidate("conditioning.strength-inverted", words, lambda: noise * turned + clean * (1 - turned))
+    words = "conditioned tokens kept whole, whatever their strength"
+    yield Candidate("conditioning.strength-ignored", words, lambda: noise * whole + clean * (1 - whole))
     yield Candidate("noise.mask-ignored", "noise on the conditioned tokens, too", lambda: noise * scale + clean * (1 - scale))
     yield Candidate("mask.inverted", "the denoise mask's polarity inverted", lambda: noise * (1 - amount) + clean * amount)
     yield Candidate("noise.additive", "noise added instead of blended", lambda: clean + noise * amount)
@@ -59,6 +64,10 @@ def masks(suspect: Suspect) -> Iterator[Candidate]:
         yield Candidate("conditioning.strength-inverted", words, lambda: np.where(given, 1 - reference, reference))
         words = "conditioned tokens kept whole, whatever their strength"
         yield Candidate("conditioning.strength-ignored", words, lambda: np.where(given, 0.0, reference))
+        target = int(suspect.given.get("tokens", reference.shape[1]))
+        appended = np.concatenate([reference[:, :target], np.zeros_like(reference[:, target:])], axis=1)
+        words = "appended tokens kept whole, whatever their strength"
+        yield Candidate("conditioning.strength-ignored", words, lambda: appended)
     groups = suspect.given.get("appended")
     if groups:
         yield from _grown(suspect, int(suspect.given["noisy"]), list(groups))
