@@ -113,7 +113,11 @@ def log_axis(plot: Axes) -> None:
 
 
 def _decade(value: float, position: int | None) -> str:
-    return f"{value:g}" if 0.1 <= value < 1e4 else f"{value:.1e}".replace(".0e", "e").replace("e-0", "e-").replace("e+0", "e")
+    return (
+        f"{value:g}"
+        if 0.1 <= value < 1e4
+        else f"{value:.1e}".replace(".0e", "e").replace("e-0", "e-").replace("e+0", "e").replace("e+", "e")
+    )
 
 
 def label(plot: Axes, title: str = "", below: str = "") -> None:
@@ -172,6 +176,8 @@ def number(value: Any) -> str:
     value = float(value)
     if value == 0 or value != value or value in (float("inf"), float("-inf")):
         return {"inf": "∞", "-inf": "−∞", "nan": "not a number"}.get(str(value), "0")
+    if value < 0:
+        return f"−{number(-value)}"
     if abs(value) < 1e-2 or abs(value) >= 1e4:
         mantissa, exponent = f"{value:.2e}".split("e")
         return f"{mantissa.rstrip('0').rstrip('.')}e{int(exponent)}"

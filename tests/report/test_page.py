@@ -130,7 +130,15 @@ def test_prompts_without_a_whole_suite_make_no_score(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("value", "shown"),
-    [(1e-5, "1e-5"), (2.82e-5, "2.82e-5"), (2.8e-5, "2.8e-5"), (0.5, "0.5"), (12345.0, "1.23e4"), (None, "–")],
+    [
+        (1e-5, "1e-5"),
+        (2.82e-5, "2.82e-5"),
+        (2.8e-5, "2.8e-5"),
+        (0.5, "0.5"),
+        (12345.0, "1.23e4"),
+        (-0.25, "−0.25"),
+        (None, "–"),
+    ],
 )
 def test_numbers_bear_no_empty_digits(value: float | None, shown: str) -> None:
     assert number(value) == shown

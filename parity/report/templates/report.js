@@ -28,6 +28,7 @@
     if (v === null || v === undefined) return "–";
     if (!isFinite(v)) return v > 0 ? "∞" : "−∞";
     if (v === 0) return "0";
+    if (v < 0) return "−" + number(-v);
     const size = Math.abs(v);
     return size < 1e-2 || size >= 1e4 ? v.toExponential(2).replace(/\.?0*e\+?/, "e") : String(Number(v.toPrecision(4)));
   };
