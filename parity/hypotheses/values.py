@@ -69,6 +69,8 @@ _WORDS: tuple[tuple[str, str, str], ...] = (
      "a product of tensors whose inner sizes do not fit: {0}"),
     (r"\[addmm\] Last dimension of first input with shape \((\d+),(\d+),(\d+)\)", "mask.rank",
      "a mask of another rank broadcast its tensor to ({1}, {2}, {3})"),
+    (r"\[broadcast_shapes\] Shapes (\([\d,]+\)) and (\([\d,]+\)) cannot", "mask.rank",
+     "a mask of another rank has given its tensor axes that do not fit: {1} meets {2}"),
     (r"is handed or gives (float\d+) where the model is in (\w+)", "dtype.promoted",
      "native is handed or gives {1} where the whole stage should be in {2}"),
     (r"runs without (.+)", "lora.not-applied", "{0}: the adapter never reaches the loader"),
@@ -86,7 +88,8 @@ def of_words(sentence: str, component: str = "") -> Iterator[Said]:
     """Causes that a problem's sentence states."""
     for pattern, cause, text in _WORDS:
         match = re.search(pattern, sentence)
-        if match:
+        sizes_only = match is not None and "broadcast_shapes" in match[0] and match[1].count(",") == match[2].count(",")
+        if match and not sizes_only:
             if cause == "layout.mismatch" and "quantised" in component:
                 cause, text = "quantisation.packed", "packed words of a quantised weight are used as its values: {0}"
             yield Said(cause, text.format(sentence, *match.groups()))
