@@ -31,7 +31,7 @@ def add_stream_arguments(verb: argparse.ArgumentParser) -> None:
     add("--step", type=int, default=0, help="with --trace: the denoising step")
     add("--pass", dest="guidance_pass", choices=("cond", "uncond", "stg", "modality"), default="cond", help="with --trace")
     add("--plant", metavar="[NAME:]BLOCK", help="make a mistake in this native block, to see it named")
-    add("--local-only", action="store_true", help="do not run native on its own tokens, too (half the time)")
+    add("--local-only", action="store_true", help="do not run native on its own tokens, too: half the time, no pass")
     add("--scratch", type=Path, metavar="DIR", help="folder for one block's float32 weights (default: the system's)")
 
 
@@ -78,15 +78,16 @@ def summary(found: StreamResult) -> dict[str, Any]:
     """What the command prints, by name."""
     blocks = [row for row in found.case.rows if row.type == "BasicAVTransformerBlock"]
     local = max((row.local.rel_l2 for row in blocks if row.local is not None), default=float("nan"))
-    total = max((row.total.rel_l2 for row in blocks if row.total is not None), default=float("nan"))
+    totals = [row.total.rel_l2 for row in blocks if row.total is not None]
     seconds = {side: sum(row[f"{side}_s"] for row in found.seconds) for side in ("native", "official")}
     return {
         "verdict": found.judgement.verdict,
         "found": found.sentence(),
+        "because": None if found.case.finding else "; ".join(found.judgement.reasons) or None,
         "blocks": len(found.seconds),
         "tokens": ", ".join(f"{count} {name}" for name, count in found.tokens.items()),
         "largest local rel_l2 of a block": f"{local:.3g}",
-        "largest total rel_l2 of a block": f"{total:.3g}",
+        "largest total rel_l2 of a block": f"{max(totals):.3g}" if totals else "not run (--local-only)",
         "peak memory": ", ".join(f"{side} {peak / GB:.2f} GB" for side, peak in found.peak_bytes.items()),
         "seconds in blocks": ", ".join(f"{side} {value:.1f}" for side, value in seconds.items()),
     }
