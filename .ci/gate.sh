@@ -24,6 +24,16 @@ else
     [ "$status" -ne 0 ] || status=3
 fi
 
+# All suites may pass and evidence still be missing: what counts is the verdict of the run.
+if [ -f "$output/verdict.json" ]; then
+    given=0
+    .venv/bin/parity gate --check --verdict "$output/verdict.json" || given=$?
+else
+    echo "The comparison wrote no verdict." | tee -a "$summary"
+    given=3
+fi
+[ "$status" -ne 0 ] || status=$given
+
 promoted=reports/promoted/verdict.json
 if [ -f "$promoted" ]; then
     check=0

@@ -27,7 +27,7 @@ def markdown_summary(results: Results) -> str:
         "| | | |",
         "|---|---|---|",
         *(
-            f"| {card.title} | {_MARKS[card.state]} {_plain(card.figure)} | {_plain(card.label)} |"
+            f"| {card.title} | {' '.join(dict.fromkeys((_MARKS[card.state], _plain(card.figure))))} | {_plain(card.label)} |"
             for card in cards(results, tables)
         ),
     ]

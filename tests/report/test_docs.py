@@ -134,19 +134,19 @@ words = sys.argv[1:]
 assert words[:3] == ["-m", "pytest", "parity"], words
 assert words[-2:] == ["--parity-modes", "one-stage"], words
 folder = pathlib.Path(words[words.index("--parity-report") + 1])
-if {results!r}:
-    shutil.copyfile({results!r}, folder / "results.json")
+for name in {kept!r}:
+    shutil.copy(name, folder)
 sys.exit({status})
 """
 
 
-def recipe(folder: Path, results: Path | None, status: int) -> tuple[int, str, str]:
+def recipe(folder: Path, run: Path, status: int) -> tuple[int, str, str]:
     """`.ci/gate.sh` in an empty repository, `make setup` and the comparison replaced; (status, output, summary)."""
     tools = {"bin/make": "#!/bin/sh\n[ $1 = setup ]\n", ".venv/bin/python": STANDIN}
     for name, text in tools.items():
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text.format(python=sys.executable, results=str(results or ""), status=status))
+        path.write_text(text.format(python=sys.executable, kept=[str(path) for path in run.glob("*.json")], status=status))
         path.chmod(0o755)
     (folder / ".venv/bin/parity").symlink_to(Path(sys.executable).with_name("parity"))
     (folder / ".ci").mkdir(exist_ok=True)
@@ -158,42 +158,43 @@ def recipe(folder: Path, results: Path | None, status: int) -> tuple[int, str, s
     return done.returncode, done.stdout + done.stderr, (folder / "s.md").read_text()
 
 
-def results_of(folder: Path, failing: int) -> Path:
-    return synthetic.write_run(folder, synthetic.results(2, 2, failing=failing, hostile=False), media=False)
+def run_of(folder: Path, verdict: str, native_code: str = "", files: dict[str, str] | None = None) -> Path:
+    """Results and the verdict on them, as the suites leave them."""
+    from ltx_native import verdict as verdicts
+    from parity.gate import Judgement, write_verdict
+
+    results = synthetic.write_run(folder, synthetic.results(2, 2, failing=2 if verdict == "fail" else 0, hostile=False), False)
+    evidence = {"results": {"path": "results.json", "sha256": verdicts.file_sha256(results)}, "sites_compared": 9}
+    now = verdicts.current_fingerprints("c" * 64) | ({"native_code": native_code} if native_code else {})
+    write_verdict(folder / "verdict.json", Judgement(verdict), now, evidence | ({"files": files} if files else {}), None)
+    return folder
 
 
-@pytest.mark.parametrize(("failing", "status", "mark"), [(0, 0, "✅ Parity: pass"), (2, 1, "❌ Parity: fail")])
-def test_the_recipe_posts_the_summary_and_keeps_the_status(tmp_path: Path, failing: int, status: int, mark: str) -> None:
-    found, output, summary = recipe(tmp_path / "repo", results_of(tmp_path / "run", failing), status)
+@pytest.mark.parametrize(
+    ("verdict", "suites", "status"), [("pass", 0, 0), ("fail", 1, 1), ("pass", 1, 1), ("inconclusive", 0, 3)]
+)
+def test_the_recipe_posts_the_summary_and_keeps_the_status(tmp_path: Path, verdict: str, suites: int, status: int) -> None:
+    """Suites that pass are not enough: the verdict of the run must be a pass."""
+    found, output, summary = recipe(tmp_path / "repo", run_of(tmp_path / "run", verdict), suites)
     assert found == status, output
-    assert f"## {mark}" in summary
+    assert f"Parity: {'fail' if verdict == 'fail' else 'pass'}" in summary
     assert "No verdict is promoted: the bridge serves." in summary
 
 
 def test_the_recipe_does_not_pass_without_results(tmp_path: Path) -> None:
-    found, output, summary = recipe(tmp_path, None, 0)
+    found, output, summary = recipe(tmp_path, tmp_path / "nothing", 0)
     assert found == 3, output
     assert "no results were written" in summary
+    assert "wrote no verdict" in summary
 
 
 def test_the_recipe_holds_the_promoted_verdict_to_the_code(tmp_path: Path) -> None:
     """A promoted verdict of other native code fails the job although the comparison passes, and the files are named."""
-    from ltx_native import verdict as verdicts
-    from parity.gate import Judgement, write_verdict
-
-    results = results_of(tmp_path / "run", 0)
-    promoted = tmp_path / "repo" / "reports" / "promoted"
-    promoted.mkdir(parents=True)
-    shutil.copy(results, promoted / "results.json")
-    files = code_files() | {"ltx_native/gone.py": "0" * 64}
-    evidence = {
-        "results": {"path": "results.json", "sha256": verdicts.file_sha256(results)},
-        "sites_compared": 9,
-        "files": files,
-    }
-    now = verdicts.current_fingerprints("c" * 64) | {"native_code": "0" * 64}
-    write_verdict(promoted / "verdict.json", Judgement("pass"), now, evidence, None)
-    found, output, summary = recipe(tmp_path / "repo", results, 0)
+    promoted = run_of(
+        tmp_path / "repo" / "reports" / "promoted", "pass", "0" * 64, code_files() | {"ltx_native/gone.py": "0" * 64}
+    )
+    assert promoted.is_dir()
+    found, output, summary = recipe(tmp_path / "repo", run_of(tmp_path / "run", "pass"), 0)
     assert found == 1, output
     assert "ltx_native/gone.py (removed)" in summary
     assert "### Promoted verdict" in summary
