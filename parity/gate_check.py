@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,7 +36,7 @@ class GateCheck:
 
     @property
     def next_step(self) -> str:
-        return "ltx-native generate" if self.holds else "parity compare"
+        return "ltx-native generate" if self.holds else maker(self.reasons) or "parity compare"
 
     def lines(self) -> list[str]:
         """What to print, the next command last."""
@@ -48,6 +48,12 @@ class GateCheck:
         if self.unknown:
             found.append(self.unknown)
         return [*found, f"next: {self.next_step}"]
+
+
+def maker(reasons: Sequence[str]) -> str | None:
+    """The command that makes the evidence which these reasons say is missing."""
+    makers = ("make reference", "make certify", "parity fidelity")
+    return next((command for command in makers if any(command in reason for reason in reasons)), None)
 
 
 def code_files() -> dict[str, str]:

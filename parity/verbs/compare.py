@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from parity.gate_check import maker
 from parity.results import CaseResult
 from parity.verbs.common import REPORTS, STATUS, add_request_arguments, case_of, checkpoint_of, reference_cache, show
 from parity.verbs.stream import add_stream_arguments
@@ -80,5 +81,4 @@ def _next_step(output: Path, verdict: str, reasons: Sequence[str], cases: Sequen
     site = next((case.finding.key.site for case in cases if case.finding is not None), None)
     if site:
         return shlex.join(["parity", "explain", site, "--results", str(output / "results.json")])
-    makers = ("make reference", "make certify", "parity fidelity")
-    return next((command for command in makers if any(command in reason for reason in reasons)), "parity doctor")
+    return maker(reasons) or "parity doctor"
