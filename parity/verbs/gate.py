@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 
 from ltx_native import verdict as verdicts
-from parity.gate_check import check
+from parity.gate_check import check, maker
 from parity.verbs.common import REPORTS, checkpoint_of, show
 
 PROMOTED = REPORTS / "promoted"
@@ -39,7 +39,7 @@ def run(args: argparse.Namespace) -> int:
     verdict = verdicts.load_verdict(args.verdict)
     usable, reasons = verdicts.judge(verdict, verdicts.current_fingerprints(opened.fingerprint()))
     found = {"engine": "native" if usable else "bridge", "verdict": verdict.verdict, "reasons": list(reasons)}
-    show(args, found, "ltx-native generate" if usable else "parity compare")
+    show(args, found, "ltx-native generate" if usable else maker(reasons) or "parity compare")
     return 0 if usable else 1 if verdict.verdict == "fail" else 3
 
 
