@@ -74,11 +74,16 @@ def suspects_of(exam: Bench, problem: Problem) -> tuple[list[Suspect], list[Said
 
 def _handed(exam: Bench, clue: Clue, record: Record, trace: Trace, known: Official) -> tuple[list[Suspect], list[Said]]:
     """For an inner module that is right but handed something else: the first module around it that does so by itself."""
-    around = _around(record, trace) if record.kind == "module" and not clue.type else None
+    if record.kind != "module" or clue.type:
+        return [], []
+    component = component_of(record.key.site)
+    sites = sites_of(component, exam.module(component))
+    around = _around(record, trace)
     while around is not None:
-        found = _of_module(exam, replace(clue, native=None), around, trace, known)
-        if found[0] or found[1]:
-            return found
+        if around.key.site in sites:  # what only groups modules officially has no native site
+            found = _of_module(exam, replace(clue, native=None), around, trace, known)
+            if found[0] or found[1]:
+                return found
         around = _around(around, trace)
     return [], []
 

@@ -10,7 +10,8 @@ import pytest
 
 import ltx_native
 from ltx_native import sampler
-from ltx_native.transformer.block import BasicAVTransformerBlock, modulate
+from ltx_native.conditioning import post_process_latent
+from ltx_native.transformer.block import BasicAVTransformerBlock
 from parity.faults.mutants import Mutant, load
 from parity.sites import COMPONENTS
 
@@ -38,11 +39,11 @@ def test_a_mutant_fits_the_code_and_is_undone(id: str) -> None:
 
 
 def test_a_mutant_acts_wherever_the_function_is_named() -> None:
-    x, scale, shift = (mx.array([value]) for value in (2.0, 0.5, 1.0))
-    with load()["MUT-ADA11"].on():
-        changed = vars(importlib.import_module("ltx_native.transformer.block"))["modulate"]
-        assert changed(x, scale, shift).item() == 2.0
-    assert modulate(x, scale, shift).item() == 4.0
+    mask, clean = mx.array([0.25]), mx.array([8.0])
+    with load()["MUT-SAM25"].on():
+        for name in ("ltx_native.conditioning", "ltx_native.pipelines.denoise", "ltx_native.pipelines.res_2s"):
+            assert vars(importlib.import_module(name))["post_process_latent"](mx.array([4.0]), mask, clean).item() == 5.0
+    assert post_process_latent(mx.array([4.0]), mask, clean).item() == 7.0
 
 
 def test_a_method_keeps_its_super_class() -> None:

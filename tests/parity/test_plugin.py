@@ -204,8 +204,9 @@ def test_modes_and_dtypes_choose_what_is_compared(pytester: pytest.Pytester, opt
     assert f"{passed} tensor" in section(result)[-1]
 
 
-def test_the_options_reach_this_projects_own_suites(pytester: pytest.Pytester) -> None:
+def test_the_options_reach_this_projects_own_suites(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
     """The comparison of this repository obeys them, too: what is left out is skipped, and then nothing was compared."""
+    monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)  # the inner run is nobody's worker
     suite = Path(__file__).resolve().parents[2] / "parity" / "suites" / "test_t2v.py"
     options = ("-q", "-p", "no:cacheprovider", f"--rootdir={suite.parents[2]}", f"-c={suite.parents[2] / 'pyproject.toml'}")
     result = pytester.runpytest_subprocess(str(suite), *options, "--parity-modes=retake", "--parity-report=out", "-rs")
