@@ -10,11 +10,14 @@ from typing import TYPE_CHECKING
 import pytest
 
 from parity.checkpoints import ROOT, cache_folder, named, tiny
+from parity.suites.interrupts import pytest_configure
 
 if TYPE_CHECKING:
     from parity.capture.reference import Checkpoint
     from parity.session import Session
 
+
+__all__ = ["pytest_configure"]
 
 # Suites that take longer than a coffee; `make test` runs them, `pytest parity/` does not.
 SLOW = (
