@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import statistics
 import sys
 import time
@@ -123,16 +124,21 @@ def examine(evidence: Any, fault: Any | None, explain: Explain | None = None, on
                 check=problem.check,
                 site=problem.site,
                 found=problem.component,
-                sentence=problem.sentence,
+                sentence=portable(problem.sentence),
                 error=error,
                 margin=margin,
-                hypothesis=explained.sentence if explained else None,
+                hypothesis=portable(explained.sentence) if explained else None,
                 seconds=time.perf_counter() - start,
                 cause=explained.cause if explained else "",
                 expected_cause=fault.cause if fault else "",
                 removed=explained.removed if explained else None,
             )
     return Outcome(id, component, effect, "pass", seconds=time.perf_counter() - start)
+
+
+def portable(text: str) -> str:
+    """A sentence without this machine's folders: certificates are read elsewhere."""
+    return re.sub(r"(?<![\w.])/(?:[^\s/:]+/)+", "", text)
 
 
 def examine_varying_reference(evidence: Any, fault: Any) -> Outcome:

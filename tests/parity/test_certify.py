@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from parity.certify import Outcome, checks, line, summary
+from parity.certify import Outcome, checks, line, portable, summary
 from parity.checks import export, functions, runtime
 from parity.checks.exam import Check, Exam, run_check
 from parity.checks.repeat import repeat_of
@@ -83,3 +83,8 @@ def test_a_reference_that_varies_is_no_evidence() -> None:
     judgement = repeat_of({"latent.video": latent}, {"latent.video": 1.1 * latent}).judgement(1e-4)
     assert judgement.verdict == "inconclusive"
     assert "does not reproduce itself" in judgement.reasons[0]
+
+
+def test_sentences_name_files_without_this_machines_folders() -> None:
+    text = "damaged (in /var/folders/x1/ltx.safetensors): 3/4 of it, see parity/faults"
+    assert portable(text) == "damaged (in ltx.safetensors): 3/4 of it, see parity/faults"

@@ -5,16 +5,11 @@ from __future__ import annotations
 import pytest
 
 from parity import probe_bench
-from parity.capture.reference import ReferenceUnavailable, reference_python
 from parity.cases import T2V_SQUARE
 from parity.checkpoints import tiny
 
 
 def test_the_probe_costs_little() -> None:
-    try:
-        reference_python()
-    except ReferenceUnavailable as error:
-        pytest.skip(str(error))
     found = probe_bench.measure(tiny(), T2V_SQUARE, rounds=25)
     for what, limit in probe_bench.LIMITS.items():
         # The limit itself is for `make bench-probe` on a quiet machine; beside other processes every call costs more.
