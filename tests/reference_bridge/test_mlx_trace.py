@@ -7,6 +7,7 @@ import os
 import shutil
 import sysconfig
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ PLACES = {  # where the names of core.py live in the real packages
     "ltx_core_mlx/model/transformer/model.py": "core.py",
     "ltx_core_mlx/components/guiders.py": "core.py",
     "ltx_core_mlx/conditioning/types/latent_cond.py": "core.py",
+    "ltx_core_mlx/model/upsampler/model.py": "upsampler.py",
     "ltx_pipelines_mlx/utils/samplers.py": "samplers.py",
     "ltx_pipelines_mlx/cli.py": "cli.py",
 }
@@ -68,7 +70,8 @@ def traced(mlx_cli: tuple[Survey, dict[str, str]], asked: Callable[..., Job], tm
     def run(**options: Any) -> Trace:
         found, env = mlx_cli
         env = {**env, **options.pop("env", {})}
-        trace(asked("traced"), found, env, tmp_path / "trace", **options)
+        job = replace(asked("traced"), pipeline=options.pop("pipeline", None))
+        trace(job, found, env, tmp_path / "trace", **options)
         return Trace(tmp_path / "trace")
 
     return run
@@ -106,6 +109,21 @@ def test_every_site_has_its_place_in_the_run(traced: Callable[..., Trace]) -> No
     assert [k.site for k in keys if k.step is None] == [
         "noise.video", "state.video", "noise.audio", "state.audio", "schedule", "latent.video", "latent.audio",
     ]  # fmt: skip
+
+
+def test_each_stage_ends_with_its_latents(traced: Callable[..., Trace]) -> None:
+    found = traced(pipeline="distilled")
+    ends = [record for record in found.records if record.key.site.startswith("latent.")]
+    assert [(r.key.site, r.key.stage) for r in ends] == [
+        (f"latent.{modality}", stage) for stage in ("stage_1", "stage_2") for modality in ("video", "audio")
+    ]
+    stepped = {r.key.site: found.tensor(r.outputs) for r in found.records if r.key.step == 1 and r.key.stage == "stage_1"
+               and r.key.site.startswith("sampler.")}  # fmt: skip
+    video, audio = (found.tensor(r.outputs) for r in ends[:2])
+    assert (video.shape, audio.shape) == ((1, 8, 1, 2, 2), (1, 8, 2, 1))
+    # Tokens are frame by frame, row by row; an audio token's 128 numbers are 8 channels of 16.
+    np.testing.assert_array_equal(np.moveaxis(video[0], 0, -1).reshape(4, 8), stepped["sampler.video"][0])
+    np.testing.assert_array_equal(np.moveaxis(audio[0], 1, 0).reshape(2, 8), stepped["sampler.audio"][0])
 
 
 def test_draws_are_recorded_in_order_and_can_be_made_again(traced: Callable[..., Trace]) -> None:

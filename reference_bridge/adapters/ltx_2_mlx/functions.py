@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import importlib
 import inspect
+import math
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -16,6 +17,7 @@ from typing import Any
 from reference_bridge.adapters.ltx_2_mlx.tap import Taps
 from reference_bridge.probe import bound
 
+AUDIO_CHANNELS = 8  # of an audio latent (B, 8, T, 16), whose tokens are (B, T, 128)
 _LOOPS = ("denoise_loop", "guided_denoise_loop", "res2s_denoise_loop")
 
 
@@ -32,6 +34,7 @@ class Functions:
         self._drawing: str | None = None
         self._draws = 0
         self._seed: int | None = None
+        self._denoised_tokens: Any = None  # what the last loop gave
 
     def install(self) -> None:
         self._wrap("ltx_pipelines_mlx.scheduler", "ltx2_schedule", self._schedule)
@@ -62,7 +65,8 @@ class Functions:
             if not self.recorder.seen("schedule") and sigmas is not None:
                 self.taps.record("schedule", "value", "list", {}, self.taps._mx.array(list(sigmas)))
             try:
-                return real(*args, **kwargs)
+                self._denoised_tokens = real(*args, **kwargs)
+                return self._denoised_tokens
             finally:
                 self.recorder.step = self.recorder.guidance_pass = None
 
@@ -98,11 +102,28 @@ class Functions:
         return denoised
 
     def _upsampled(self, real: Callable[..., Any]) -> Callable[..., Any]:
-        def upsampled(*args: Any, **kwargs: Any) -> Any:
+        def upsampled(model: Any, latent: Any, *args: Any, **kwargs: Any) -> Any:
+            if self.recorder.stage != "stage_2":
+                self._first_stage(latent.shape)
             self.recorder.stage = "stage_2"
-            return real(*args, **kwargs)
+            return real(model, latent, *args, **kwargs)
 
         return upsampled
+
+    def _first_stage(self, shape: tuple[int, ...]) -> None:
+        """The latents that the first stage ends with, from its tokens; `shape` is that of the video latent, (B, C, F, H, W).
+
+        A loop gives appended keyframes after the clip's own tokens. Nothing comes through the CLI's own unpatchifier here
+        for audio: a second stage goes on with the tokens.
+        """
+        tokens, output = math.prod(shape[2:]), self._denoised_tokens
+        video, audio = getattr(output, "video_latent", None), getattr(output, "audio_latent", None)
+        if video is not None:
+            latent = video[:, :tokens].swapaxes(1, 2).reshape(shape)
+            self.taps.record("latent.video", "value", "array", {}, latent)
+        if audio is not None:
+            latent = audio.reshape(*audio.shape[:2], AUDIO_CHANNELS, -1).swapaxes(1, 2)
+            self.taps.record("latent.audio", "value", "array", {}, latent)
 
     # Sites --------------------------------------------------------------------------------------------------------
 

@@ -9,8 +9,9 @@ import sys
 
 import mlx.core as mx
 import numpy as np
-from ltx_core_mlx.conditioning.types.latent_cond import create_initial_state
+from ltx_core_mlx.conditioning.types.latent_cond import LatentState, create_initial_state
 from ltx_core_mlx.model.transformer.model import LTXModel, X0Model
+from ltx_core_mlx.model.upsampler.model import LatentUpsampler
 from ltx_pipelines_mlx.movie import write_movie
 from ltx_pipelines_mlx.scheduler import ltx2_schedule
 from ltx_pipelines_mlx.utils.samplers import guided_denoise_loop
@@ -29,10 +30,11 @@ def main() -> None:
     for name in ("prompt", "output", "model", "gemma"):
         generate.add_argument(f"--{name}")
     generate.add_argument("--frame-rate", type=float, required=True)
-    for name, default in (("seed", 0), ("width", 64), ("height", 64), ("frames", 9), ("steps", 2)):
+    for name, default in (("seed", 0), ("width", 64), ("height", 64), ("frames", 9), ("steps", 2), ("stage1-steps", 2)):
         generate.add_argument(f"--{name}", type=int, default=default)
     generate.add_argument("--cfg-scale", type=float)
     generate.add_argument("--one-stage", action="store_true")
+    generate.add_argument("--distilled", action="store_true")
     args = parser.parse_args()
     stream = os.environ.get("STANDIN_STREAM") == "1"
     mx.random.seed(7)
@@ -46,5 +48,10 @@ def main() -> None:
     if os.environ.get("STANDIN_MODE") == "crash":
         raise RuntimeError("[metal::malloc] no")
     latents = guided_denoise_loop(X0Model(model), video, audio, text, text * 0, ltx2_schedule(args.steps))
+    if args.distilled:
+        half = latents.video_latent.swapaxes(1, 2).reshape(1, 8, 1, 2, 2)
+        whole = LatentUpsampler()(half).reshape(1, 8, 16).swapaxes(1, 2)
+        states = [LatentState(x, x, mx.ones((1, x.shape[1], 1)), None) for x in (whole, latents.audio_latent)]
+        latents = guided_denoise_loop(X0Model(model), *states, text, text * 0, [0.5, 0.0])
     BasePipeline()._decode_and_save_video(*latents, args.output)
     sys.exit(0)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 
 import mlx.core as mx
 from ltx_core_mlx.components.guiders import MultiModalGuider
@@ -18,6 +18,11 @@ from ltx_core_mlx.conditioning.types.latent_cond import (
 
 def euler_step(x: Any, x0: Any, sigma: float, sigma_next: float) -> Any:
     return x + (x - x0) / sigma * (sigma_next - sigma)
+
+
+class DenoiseOutput(NamedTuple):
+    video_latent: mx.array
+    audio_latent: mx.array
 
 
 def guided_denoise_loop(
@@ -40,4 +45,4 @@ def guided_denoise_loop(
         v0 = apply_denoise_mask(v0, video.clean_latent, video.denoise_mask)
         a0 = apply_denoise_mask(a0, audio.clean_latent, audio.denoise_mask)
         v, a = euler_step(v, v0, sigma, sigma_next), euler_step(a, a0, sigma, sigma_next)
-    return v, a
+    return DenoiseOutput(v, a)
