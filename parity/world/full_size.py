@@ -18,7 +18,7 @@ import json
 import os
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -128,15 +128,20 @@ def _transformer(config: dict[str, Any]) -> Iterator[layout.Tensor]:
 
 def _plan(config: dict[str, Any], num_states: int, how: Quantisation, seed: int) -> dict[str, list[Entry]]:
     """Every file of the folder with its tensors, blocks in order."""
-    files = {"transformer": "transformer-dev.safetensors"} | SPLIT_FILES
     others = (t for t in layout.official(config, num_states) if _component(t.key) != "transformer")
-    plan: dict[str, dict[str, Entry]] = {}
-    for tensor in (*_transformer(config), *others):
+    return split_files((*_transformer(config), *others), how, seed)
+
+
+def split_files(tensors: Iterable[layout.Tensor], how: Quantisation | None, seed: int) -> dict[str, list[Entry]]:
+    """Official tensors as files of the split layout, in bfloat16; `how` (None: not at all) quantises the blocks."""
+    files = {"transformer": "transformer-dev.safetensors"} | SPLIT_FILES
+    found: dict[str, dict[str, Entry]] = {}
+    for tensor in tensors:
         for component, name in from_official(tensor.key) or ():
-            entries = plan.setdefault(files[component], {})
+            entries = found.setdefault(files[component], {})
             for entry in _entries(tensor, component, name, how, seed):
                 entries[entry.key] = entry
-    return {file: list(entries.values()) for file, entries in plan.items()}
+    return {file: list(entries.values()) for file, entries in found.items()}
 
 
 def _component(key: str) -> str:
@@ -144,9 +149,9 @@ def _component(key: str) -> str:
     return pairs[0][0] if pairs else ""
 
 
-def _entries(tensor: layout.Tensor, component: str, name: str, how: Quantisation, seed: int) -> Iterator[Entry]:
+def _entries(tensor: layout.Tensor, component: str, name: str, how: Quantisation | None, seed: int) -> Iterator[Entry]:
     key = to_split(component, name)
-    if component == "transformer" and convertible(name, tensor.shape, how.group_size):
+    if how is not None and component == "transformer" and convertible(name, tensor.shape, how.group_size):
         rows, columns = tensor.shape
         stem = key.removesuffix("weight")
         yield Entry(key, "U32", (rows, columns * how.bits // 32), partial(quick_weights.packed, tensor, how, seed))
@@ -154,12 +159,15 @@ def _entries(tensor: layout.Tensor, component: str, name: str, how: Quantisation
             values = partial(_part, tensor, how, seed, index)
             yield Entry(stem + part, *_stored("bfloat16", (rows, columns // how.group_size), values))
         return
-    axes = to_mlx_axes(name, len(tensor.shape))
+    yield dense(tensor, key, seed, axes=to_mlx_axes(name, len(tensor.shape)))
+
+
+def dense(tensor: layout.Tensor, key: str, seed: int, *, axes: tuple[int, ...] | None = None, dtype: str = "bfloat16") -> Entry:
+    """An unquantised tensor under its key in a file, transposed by `axes`."""
     if axes is None:
-        yield Entry(key, *_stored("bfloat16", tensor.shape, partial(quick_weights.plain, tensor, seed)))
-    else:
-        moved = tuple(tensor.shape[axis] for axis in axes)
-        yield Entry(key, *_stored("bfloat16", moved, partial(_moved, tensor, seed, axes)))
+        return Entry(key, *_stored(dtype, tensor.shape, partial(quick_weights.plain, tensor, seed)))
+    moved = tuple(tensor.shape[axis] for axis in axes)
+    return Entry(key, *_stored(dtype, moved, partial(_moved, tensor, seed, axes)))
 
 
 Pieces = partial[Iterator[NDArray[np.float32]]]
@@ -183,7 +191,16 @@ def _part(tensor: layout.Tensor, how: Quantisation, seed: int, index: int) -> It
 
 
 def _moved(tensor: layout.Tensor, seed: int, axes: tuple[int, ...]) -> Iterator[NDArray[np.float32]]:
-    yield np.concatenate(list(quick_weights.plain(tensor, seed))).reshape(tensor.shape).transpose(axes)
+    pieces = quick_weights.plain(tensor, seed)
+    if axes[0] != 0:
+        yield np.concatenate(list(pieces)).reshape(tensor.shape).transpose(axes)
+        return
+    rest, row = np.empty(0, np.float32), int(np.prod(tensor.shape[1:]))
+    for piece in pieces:  # whole rows of the first axis, which stays where it is: a convolution of the true size is large
+        rest = np.concatenate([rest, piece])
+        whole = len(rest) - len(rest) % row
+        yield rest[:whole].reshape(-1, *tensor.shape[1:]).transpose(axes)
+        rest = rest[whole:]
 
 
 def _block_of(name: str) -> int | None:

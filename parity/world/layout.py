@@ -25,9 +25,9 @@ class Tensor:
     gain: float = 1.0
 
 
-def official(config: dict[str, Any], num_states: int) -> Iterator[Tensor]:
-    """Every tensor of the single file. `num_states` is Gemma's layers + 1."""
-    yield from transformer(config["transformer"])
+def official(config: dict[str, Any], num_states: int, widths: tuple[int, int] | None = None) -> Iterator[Tensor]:
+    """Every tensor of the single file. `num_states` is Gemma's layers + 1; `widths` see `transformer`."""
+    yield from transformer(config["transformer"], widths=widths)
     yield from text(config["transformer"], num_states)
     yield from video_vae(config["vae"])
     yield from audio_vae(config["audio_vae"])
@@ -66,9 +66,14 @@ def adaln(key: str, dim: int, rows: int) -> Iterator[Tensor]:
     yield from linear(f"{key}.linear", rows * dim, dim, gain=0.5)
 
 
-def transformer(c: dict[str, Any], prefix: str = "model.diffusion_model.") -> Iterator[Tensor]:
+def transformer(
+    c: dict[str, Any], prefix: str = "model.diffusion_model.", widths: tuple[int, int] | None = None
+) -> Iterator[Tensor]:
+    """The transformer's tensors. `widths` (video, audio): of the model where its attentions have another width inside, which
+    ltx-2-mlx can load and the official code cannot."""
     heads, audio_heads = c["num_attention_heads"], c["audio_num_attention_heads"]
-    video, audio = heads * c["attention_head_dim"], audio_heads * c["audio_attention_head_dim"]
+    inner, audio_inner = heads * c["attention_head_dim"], audio_heads * c["audio_attention_head_dim"]
+    video, audio = widths or (inner, audio_inner)
     yield from linear(f"{prefix}patchify_proj", video, c["in_channels"])
     yield from linear(f"{prefix}audio_patchify_proj", audio, c["audio_in_channels"])
     yield from linear(f"{prefix}proj_out", c["out_channels"], video)
@@ -88,12 +93,12 @@ def transformer(c: dict[str, Any], prefix: str = "model.diffusion_model.") -> It
         yield from adaln(prefix + name, dim, rows)
     for i in range(c["num_layers"]):
         block = f"{prefix}transformer_blocks.{i}."
-        yield from attention(f"{block}attn1", video, video, heads, video)
-        yield from attention(f"{block}attn2", video, c["cross_attention_dim"], heads, video)
-        yield from attention(f"{block}audio_attn1", audio, audio, audio_heads, audio)
-        yield from attention(f"{block}audio_attn2", audio, c["audio_cross_attention_dim"], audio_heads, audio)
-        yield from attention(f"{block}audio_to_video_attn", video, audio, audio_heads, audio)
-        yield from attention(f"{block}video_to_audio_attn", audio, video, audio_heads, audio)
+        yield from attention(f"{block}attn1", video, video, heads, inner)
+        yield from attention(f"{block}attn2", video, c["cross_attention_dim"], heads, inner)
+        yield from attention(f"{block}audio_attn1", audio, audio, audio_heads, audio_inner)
+        yield from attention(f"{block}audio_attn2", audio, c["audio_cross_attention_dim"], audio_heads, audio_inner)
+        yield from attention(f"{block}audio_to_video_attn", video, audio, audio_heads, audio_inner)
+        yield from attention(f"{block}video_to_audio_attn", audio, video, audio_heads, audio_inner)
         yield from feed_forward(f"{block}ff", video)
         yield from feed_forward(f"{block}audio_ff", audio)
         for side, dim in (("", video), ("audio_", audio)):

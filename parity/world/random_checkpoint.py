@@ -17,7 +17,7 @@ import shutil
 import sys
 import tempfile
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ from parity.world.presets import MODEL_VERSION, UPSAMPLERS, preset
 
 SINGLE_FILE = "ltx-2.3-tiny.safetensors"
 BF16_PREFIXES = ("vae.encoder.", "audio_vae.")
+LORA_PREFIX = "diffusion_model."
 
 
 def write_checkpoint(
@@ -90,16 +91,20 @@ def write_gemma(folder: Path, config: dict[str, Any], seed: int) -> None:
 def write_lora(path: Path, *, rank: int = 4, seed: int = 1, name: str = "tiny", only: str = "") -> Path:
     """Write a LoRA for the attentions and feed-forwards of the transformer blocks (keys that contain `only`)."""
     config, _ = preset(name)
-    pairs: list[layout.Tensor] = []
-    for tensor in layout.transformer(config["transformer"], prefix="diffusion_model."):
+    tensors = layout.transformer(config["transformer"], prefix=LORA_PREFIX)
+    write_file(path, lora_pairs(tensors, rank, only), seed, {"format": "pt"})
+    return path
+
+
+def lora_pairs(tensors: Iterable[layout.Tensor], rank: int, only: str = "") -> Iterator[layout.Tensor]:
+    """The table of a LoRA for these tensors of a transformer, as `write_lora` picks them."""
+    for tensor in tensors:
         key = tensor.key.removesuffix(".weight")
         wanted = ".transformer_blocks." in key and (".to_" in key or ".net." in key) and "to_gate" not in key
         if len(tensor.shape) == 2 and wanted and only in key:
             out, inp = tensor.shape
-            pairs.append(layout.Tensor(f"{key}.lora_A.weight", (rank, inp), "weight", inp))
-            pairs.append(layout.Tensor(f"{key}.lora_B.weight", (out, rank), "weight", rank, 0.3))
-    write_file(path, pairs, seed, {"format": "pt"})
-    return path
+            yield layout.Tensor(f"{key}.lora_A.weight", (rank, inp), "weight", inp)
+            yield layout.Tensor(f"{key}.lora_B.weight", (out, rank), "weight", rank, 0.3)
 
 
 def draw(tensor: layout.Tensor, seed: int) -> NDArray[np.float32]:
