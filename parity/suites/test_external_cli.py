@@ -27,6 +27,7 @@ from parity.arbitration.imitation import imitations_for
 from parity.arbitration.run import as_the_cli_ran, case_for_cli, different_draws, native, run
 from parity.arbitration.table import Row, arbitrate, table
 from parity.checkpoints import ROOT, cache_folder
+from parity.suites.external import pictures, started_with
 from parity.trace import Trace
 from reference_bridge.adapters.ltx_2_mlx.corrections import CORRECTIONS
 from reference_bridge.adapters.ltx_2_mlx.trace import Traced, trace
@@ -42,16 +43,6 @@ pytestmark = [
     pytest.mark.skipif(not os.environ.get("LTX2_MLX_BIN"), reason="LTX2_MLX_BIN names no ltx-2-mlx"),
 ]
 
-# Runs at the start of the CLI's interpreter, as any site's own sitecustomize would.
-AT_START = """
-import json, sys
-sys.path.insert(0, {root!r})
-from reference_bridge.adapters.ltx_2_mlx import launch
-sys.path.remove({root!r})
-launch._patch_device()
-for target, values in json.loads({defaults!r}).items():
-    launch._change_defaults(target, values)
-"""
 BRIDGE = """
 import json, os, sys
 os.environ["PYTHONPATH"] = os.environ.pop("CLI_PYTHONPATH")  # for the CLI's interpreter, not for this one
@@ -79,11 +70,7 @@ def files() -> checkpoint.Files:
 
 @pytest.fixture(scope="module")
 def cli_env(found: Survey, files: checkpoint.Files, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """The environment in which the installed console script runs here as it is, by itself."""
-    folder = tmp_path_factory.mktemp("at-start")
-    defaults = json.dumps(files.defaults(found.version))
-    (folder / "sitecustomize.py").write_text(AT_START.format(root=str(ROOT), defaults=defaults))
-    return {**os.environ, "PYTHONPATH": str(folder)}
+    return started_with(tmp_path_factory.mktemp("at-start"), files.defaults(found.version))
 
 
 def job(files: checkpoint.Files, output: Path, pipeline: str) -> Job:
@@ -95,11 +82,6 @@ def job(files: checkpoint.Files, output: Path, pipeline: str) -> Job:
 
 def traced(found: Survey, files: checkpoint.Files, output: Path, pipeline: str, folder: Path | None, *sites: str) -> Traced:
     return trace(job(files, output, pipeline), found, os.environ, folder, sites=sites, defaults=files.defaults(found.version))
-
-
-def pictures(path: Path) -> list[bytes]:
-    with av.open(str(path)) as file:
-        return [frame.to_ndarray(format="rgb24").tobytes() for frame in file.decode(video=0)]
 
 
 @pytest.mark.parametrize("pipeline", ["one-stage", "distilled"])
