@@ -35,6 +35,11 @@ class Files:
     split: Path
     cli_gemma: Path
 
+    @property
+    def distilled_lora(self) -> Path:
+        """What the CLI's two-stage pipelines take by its name."""
+        return self.split / _LORA
+
     def defaults(self, version: str | None) -> dict[str, dict[str, Any]]:
         """Constructor defaults that this version of the CLI takes no configuration for, at the sizes of this checkpoint.
 
@@ -75,18 +80,24 @@ def files(folder: Path) -> Files:
     return Files(folder / SINGLE_FILE, folder / "gemma", upsampler, folder / "split", folder / "cli-gemma")
 
 
-def make(folder: Path, seed: int = 0) -> Files:
-    """Write the checkpoint (1.9 GB, minutes) unless it is there. Weights are float32, so that only code can differ."""
+def make(folder: Path, seed: int = 0, *, large: bool = False) -> Files:
+    """Write the checkpoint (1.9 GB, minutes) unless it is there. Weights are float32, so that only code can differ.
+
+    `large`: `model` has the CLI's decoders too, in float32 on every side (6.6 GB), so that whole runs are the same work.
+    Otherwise those of `model` are tiny and the CLI's are stored in bfloat16.
+    """
     if folder.is_dir():
         found = files(folder)
-        if not (found.split / _LORA).exists():  # made before two-stage modes were asked of the CLI
-            write_lora(found.split / _LORA)
+        if not found.distilled_lora.exists():  # made before two-stage modes were asked of the CLI
+            write_lora(found.distilled_lora)
         return found
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
         config = copy.deepcopy(presets.TINY)
         config["transformer"]["num_layers"] = LAYERS
+        if large:
+            cli_decoders(config)
         states = presets.TINY_GEMMA["text_config"]["num_hidden_layers"] + 1
         found = files(temporary)
         write_gemma(found.gemma, copy.deepcopy(presets.TINY_GEMMA), seed)
@@ -96,20 +107,26 @@ def make(folder: Path, seed: int = 0) -> Files:
         _single(found.model, config, states, seed)
         convert(found.model, found.split, dtype="float32", upsamplers=[found.upsampler])
         # The CLI's distilled pipeline wants a file of its own name; random weights are as good under both.
-        write_lora(found.split / _LORA)
+        write_lora(found.distilled_lora)
         os.link(found.split / "transformer-dev.safetensors", found.split / "transformer-distilled.safetensors")
-        large = temporary / "large.safetensors"
-        _single(large, cli_decoders(copy.deepcopy(presets.TINY)), states, seed)
-        convert(large, temporary / "large", dtype="bfloat16", upsamplers=[])
-        for name in _DECODERS:
-            os.replace(temporary / "large" / f"{name}.safetensors", found.split / f"{name}.safetensors")
-        large.unlink()
-        shutil.rmtree(temporary / "large")
+        if not large:
+            _replace_decoders(temporary, found.split, states, seed)
         os.replace(temporary, folder)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
     return files(folder)
+
+
+def _replace_decoders(temporary: Path, split: Path, states: int, seed: int) -> None:
+    """Put decoders of the CLI's sizes, in bfloat16, into the split folder."""
+    large = temporary / "large.safetensors"
+    _single(large, cli_decoders(copy.deepcopy(presets.TINY)), states, seed)
+    convert(large, temporary / "large", dtype="bfloat16", upsamplers=[])
+    for name in _DECODERS:
+        os.replace(temporary / "large" / f"{name}.safetensors", split / f"{name}.safetensors")
+    large.unlink()
+    shutil.rmtree(temporary / "large")
 
 
 def _single(path: Path, config: dict[str, Any], states: int, seed: int) -> None:

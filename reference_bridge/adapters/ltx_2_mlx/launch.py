@@ -4,7 +4,8 @@
 
 OPTIONS: {"script": path of the console script, "root": the folder that holds `reference_bridge`, "trace": folder or null,
 "sites": [globs], "outputs_only": bool, "sketch": bool, "defaults": {"module:Class": {parameter: value}},
-"report": path or null, "corrections": [names]}. `defaults` changes default arguments of constructors in memory, which is how a
+"report": path or null, "corrections": [names], "clocks": bool}. `clocks` (without a trace) puts the seconds of stages and
+steps into the report. `defaults` changes default arguments of constructors in memory, which is how a
 checkpoint smaller than the CLI's fixed sizes can be loaded.
 """
 
@@ -46,10 +47,16 @@ def main(argv: list[str]) -> None:
     sys.path.remove(options["root"])
     patches += corrections.apply(options.get("corrections", ()))
     if not options.get("trace"):
+        clocks = None
+        if options.get("clocks"):
+            from reference_bridge.adapters.ltx_2_mlx.clock import CliClocks
+
+            clocks = CliClocks()
+            clocks.install()
         try:
             runpy.run_path(script, run_name="__main__")
         finally:
-            _report(options, started)
+            _report(options, started, more=clocks.told() if clocks else {})
         return
     writer = TraceWriter(Path(options["trace"]), MlxBackend())
     flags = bool(options.get("outputs_only")), bool(options.get("sketch"))
@@ -71,10 +78,12 @@ def main(argv: list[str]) -> None:
     sys.exit(0)
 
 
-def _report(options: Mapping[str, Any], started: float, probe_s: float = 0.0, records: int = 0) -> None:
+def _report(
+    options: Mapping[str, Any], started: float, probe_s: float = 0.0, records: int = 0, more: Mapping[str, Any] | None = None
+) -> None:
     seconds = {"wall_s": time.perf_counter() - started, "cpu_s": time.process_time(), "probe_s": probe_s, "records": records}
     if options.get("report"):
-        Path(options["report"]).write_text(json.dumps(seconds), encoding="utf-8")
+        Path(options["report"]).write_text(json.dumps({**seconds, **(more or {})}), encoding="utf-8")
 
 
 def _run(script: str) -> object:

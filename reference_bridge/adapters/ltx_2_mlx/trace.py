@@ -46,6 +46,16 @@ class Traced:
     warnings: tuple[str, ...]
 
 
+@dataclass(frozen=True)
+class Launch:
+    """How to start the CLI inside the launcher, and what it leaves: the video, a JSON report of seconds."""
+
+    argv: tuple[str, ...]
+    video: Path
+    report: Path
+    warnings: tuple[str, ...]
+
+
 def interpreter_of(found: Survey, env: Mapping[str, str]) -> Path:
     """The Python to run the probe in: LTX2_MLX_PYTHON, else what the console script names. Raises TraceRefused."""
     named = env.get("LTX2_MLX_PYTHON")
@@ -96,32 +106,17 @@ def trace(
     final = Path(os.path.abspath(job.output_path or "output.mp4"))
     if not final.parent.is_dir():
         raise TraceRefused(f"no such folder: {final.parent}")
-    python = interpreter_of(found, env)
-    script = console_script(found, python)
     scratch = Path(tempfile.mkdtemp(prefix=f".{final.stem[:40]}-", suffix=".partial", dir=final.parent))
     try:
-        partial, report, options = scratch / "video.mp4", scratch / "report.json", scratch / "options.json"
-        built = command.external(job, found.surface(), str(partial))
-        settings = {
-            "script": str(script),
-            "root": str(ROOT),
-            "trace": os.path.abspath(folder) if folder else None,
-            "sites": list(sites),
-            "outputs_only": outputs_only,
-            "sketch": sketch,
-            "defaults": {name: dict(values) for name, values in (defaults or {}).items()},
-            "report": str(report),
-            "corrections": list(corrections),
-            "checkpoint": checkpoint_sha256(job) if folder and hash_checkpoint else {},
-        }
-        options.write_text(json.dumps(settings), encoding="utf-8")
-        done = process.run(
-            (str(python), str(_LAUNCH), str(options), "--", *built.argv),
-            env=env, scratch=scratch, log_path=scratch / "log", timeout_s=timeout_s, cancel=cancel,
+        start = launch(
+            job, found, env, scratch, defaults,
+            trace=os.path.abspath(folder) if folder else None, sites=list(sites), outputs_only=outputs_only, sketch=sketch,
+            corrections=list(corrections), checkpoint=checkpoint_sha256(job) if folder and hash_checkpoint else {},
         )  # fmt: skip
-        _judge(done, python, partial)
-        seconds = json.loads(report.read_text(encoding="utf-8"))
-        os.replace(partial, final)
+        done = process.run(start.argv, env=env, scratch=scratch, log_path=scratch / "log", timeout_s=timeout_s, cancel=cancel)
+        _judge(done, start.argv[0], start.video)
+        seconds = json.loads(start.report.read_text(encoding="utf-8"))
+        os.replace(start.video, final)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
         if folder is not None:
@@ -133,13 +128,39 @@ def trace(
         wall_s=float(seconds["wall_s"]),
         cpu_s=float(seconds["cpu_s"]),
         probe_s=float(seconds["probe_s"]),
-        warnings=built.warnings,
+        warnings=start.warnings,
     )
 
 
-def _judge(done: process.Completed, python: Path, partial: Path) -> None:
+def launch(
+    job: Job,
+    found: Survey,
+    env: Mapping[str, str],
+    scratch: Path,
+    defaults: Mapping[str, Mapping[str, Any]] | None = None,
+    **options: Any,
+) -> Launch:
+    """The command that makes the job's video in the folder `scratch` (`options` as in launch.py). Starts nothing.
+
+    Raises TraceRefused, and UnsupportedMode for what this version cannot make.
+    """
+    python = interpreter_of(found, env)
+    video, report, path = scratch / "video.mp4", scratch / "report.json", scratch / "options.json"
+    built = command.external(job, found.surface(), str(video))
+    settings = {
+        "script": str(console_script(found, python)),
+        "root": str(ROOT),
+        "defaults": {name: dict(values) for name, values in (defaults or {}).items()},
+        "report": str(report),
+        **options,
+    }
+    path.write_text(json.dumps(settings), encoding="utf-8")
+    return Launch((str(python), str(_LAUNCH), str(path), "--", *built.argv), video, report, built.warnings)
+
+
+def _judge(done: process.Completed, python: str, partial: Path) -> None:
     if done.why == "spawn":
-        raise SpawnError(str(python), done.stderr, "Check LTX2_MLX_PYTHON or reinstall ltx-2-mlx.")
+        raise SpawnError(python, done.stderr, "Check LTX2_MLX_PYTHON or reinstall ltx-2-mlx.")
     if done.why == "cancelled":
         raise Cancelled(f"cancelled after {done.seconds:.1f} s: no video and no trace were written")
     if done.why == "timeout":

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import argparse
 import json
-import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from typing import Any, TextIO
 
+from reference_bridge.adapters.clocks import Clocks
 from reference_bridge.adapters.official import arguments, draws, generate, patches
 from reference_bridge.adapters.official.checks import BadInput, gemma_config
 from reference_bridge.adapters.official.inputs import check_files
@@ -15,54 +15,37 @@ from reference_bridge.adapters.official.sites import BUILDERS, ENTRIES
 from reference_bridge.adapters.service import timed, usage
 
 
-class Clocks:
-    """Seconds per component while its own call runs, and of loading; every denoising step by itself."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-        self.steps: list[dict[str, float]] = []
-        self.passes = 0
-
-    def add(self, name: str, seconds: float) -> None:
-        self.seconds[name] = self.seconds.get(name, 0.0) + seconds
+class OfficialClocks(Clocks):
+    """Clocks on what builds components, on their calls and on every loop's steps. Not undone: the process ends."""
 
     def install(self) -> None:
-        """Clocks on what builds components, on their calls and on every loop's steps. Not undone: the process ends."""
         from ltx_pipelines.utils import samplers
         from ltx_pipelines.utils.model_ledger import ModelLedger
 
         for method, component in BUILDERS.items():
             setattr(ModelLedger, method, self._building(component, getattr(ModelLedger, method)))
-        samplers.tqdm = self._stepping  # the bar round every loop's steps
+        samplers.tqdm = self.stepping  # the bar round every loop's steps
 
     def _building(self, component: str, build: Callable[..., Any]) -> Callable[..., Any]:
         def built(ledger: Any) -> Any:
-            started = time.perf_counter()
-            model = build(ledger)
-            self.add("load", time.perf_counter() - started)
+            with self.timing("load"):
+                model = build(ledger)
             root = model.model.model if component == "gemma" else model
+            text = getattr(root, "language_model", root)  # its vision tower is loaded and left alone
+            self.weights[component] = sum(tensor.numel() for tensor in text.state_dict().values())
             method = ENTRIES.get(type(root).__name__, "forward")
-            setattr(root, method, self._calls(component, getattr(root, method)))
+            call = self.timed(component, getattr(root, method))
+            setattr(root, method, self._seeing(call) if component == "transformer" else call)
             return model
 
         return built
 
-    def _calls(self, component: str, call: Callable[..., Any]) -> Callable[..., Any]:
-        def called(*args: Any, **kwargs: Any) -> Any:
-            started = time.perf_counter()
-            try:
-                return call(*args, **kwargs)
-            finally:
-                self.add(component, time.perf_counter() - started)
-                self.passes += component == "transformer"
+    def _seeing(self, call: Callable[..., Any]) -> Callable[..., Any]:
+        def seen(video: Any, audio: Any, *args: Any, **kwargs: Any) -> Any:
+            self.saw_tokens(video.latent, audio.latent)
+            return call(video, audio, *args, **kwargs)
 
-        return called
-
-    def _stepping(self, steps: Iterable[Any], *_: Any, **__: Any) -> Iterator[Any]:
-        for step in steps:
-            wall, cpu = time.perf_counter(), time.process_time()
-            yield step
-            self.steps.append({"seconds": time.perf_counter() - wall, "cpu_s": time.process_time() - cpu})
+        return seen
 
 
 def run_timed(args: argparse.Namespace, answers: TextIO) -> int:
@@ -78,14 +61,13 @@ def run_timed(args: argparse.Namespace, answers: TextIO) -> int:
     torch.set_num_threads(args.threads)
     patches.apply(asked.dtype, asked.gemma, gemma_config(asked.gemma), generate._frozen(asked))
     draws.install(draws.Draws(None, None))
-    clocks = Clocks()
+    clocks = OfficialClocks()
     clocks.install()
     with torch.inference_mode():
         for _ in range(args.repeat):
-            clocks.seconds, clocks.steps, clocks.passes = {}, [], 0
+            clocks.restart()
             spent = _one(asked)
-    found = {"engine": "official", "steps": clocks.steps, "passes": clocks.passes, "stages_s": clocks.seconds}
-    print(json.dumps({**found, **spent, **usage()}), file=answers, flush=True)
+    print(json.dumps({"engine": "official", **clocks.told(), **spent, **usage()}), file=answers, flush=True)
     return 0
 
 
