@@ -27,7 +27,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, Protocol, TextIO
 
@@ -37,8 +37,9 @@ SHARD_BYTES = 1 << 26
 SKETCH_SUMS = 509
 SKETCH_SEED = 0x2545F4914F6CDD1D
 _SKETCH_PIECE = 2048 * SKETCH_SUMS  # elements taken at a time
-_SKETCH_SMALL = 1 << 15  # elements; smaller tensors of one size are sketched together
-_SKETCH_WAITING = 1 << 22  # bytes of small tensors that wait for one another
+_SMALL = 1 << 17  # bytes; smaller tensors wait for one another: while a run goes on, its code is in the caches and ours is not
+_WAITING = 1 << 22  # bytes that wait at most
+_LINES_WAITING = 1 << 12
 _SIGNS: list[Any] = []  # those of the first rows, kept
 WHOLE = ("tokenizer", "schedule", "noise.*")  # small, and the other side starts from them
 _SAFETENSORS_NAMES = {
@@ -46,11 +47,13 @@ _SAFETENSORS_NAMES = {
     "uint8": "U8", "uint16": "U16", "uint32": "U32", "uint64": "U64", "bool": "BOOL",
 }  # fmt: skip
 
+_json = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
+
 
 class Dump(NamedTuple):
-    """A tensor's bytes in C order. `stored` is the type of those bytes, `dtype` the tensor's own (bf16 is widened)."""
+    """A copy of a tensor's bytes in C order. `stored` is their type, `dtype` the tensor's own (bf16 is widened)."""
 
-    data: memoryview
+    data: bytes
     stored: str
     dtype: str
     shape: tuple[int, ...]
@@ -74,19 +77,22 @@ class TorchBackend:
         import torch
 
         self._torch: Any = torch
+        self._names: dict[Any, str] = {}
 
     def is_tensor(self, value: object) -> bool:
         return isinstance(value, self._torch.Tensor)
 
     def dump(self, value: Any) -> Dump:
-        tensor = value.detach().cpu()
-        dtype = str(tensor.dtype).removeprefix("torch.")
+        dtype = stored = self._names.get(value.dtype) or self._name(value.dtype)
         if dtype not in _SAFETENSORS_NAMES:
-            tensor = tensor.float()
-        shape = tuple(tensor.shape)
-        flat = tensor.contiguous().reshape(-1).view(self._torch.uint8) if tensor.numel() else None
-        data = memoryview(b"") if flat is None else memoryview(flat.numpy())
-        return Dump(data, str(tensor.dtype).removeprefix("torch."), dtype, shape)
+            value, stored = value.float(), "float32"
+        if value.requires_grad or not value.is_cpu:
+            value = value.detach().cpu()
+        array = value.numpy()
+        return Dump(array.tobytes(), stored, dtype, array.shape)
+
+    def _name(self, dtype: Any) -> str:
+        return self._names.setdefault(dtype, str(dtype).removeprefix("torch."))
 
     def special(self, value: object) -> Tree | None:
         if isinstance(value, self._torch.dtype):
@@ -145,23 +151,24 @@ def _sketches(values: Any, start: int = 0) -> list[Sketch]:
         _SIGNS.append(signs(0, _SKETCH_PIECE).astype(np.float64))
     tensors, size = values.shape
     lead = start % SKETCH_SUMS  # a piece may begin within a row; the elements before it are zero
-    rows = np.zeros((tensors, -(-(lead + size) // SKETCH_SUMS), SKETCH_SUMS))
+    rows = np.empty((tensors, -(-(lead + size) // SKETCH_SUMS), SKETCH_SUMS))
     flat = rows.reshape(tensors, -1)
+    flat[:, :lead], flat[:, lead + size :] = 0.0, 0.0
     flat[:, lead : lead + size] = values
     origin = start - lead
     known = origin + flat.shape[1] <= _SIGNS[0].size
-    flat *= _SIGNS[0][origin : origin + flat.shape[1]] if known else signs(origin, flat.shape[1])
+    sign = _SIGNS[0][origin : origin + flat.shape[1]] if known else signs(origin, flat.shape[1]).astype(np.float64)
+    sign = sign.reshape(rows.shape[1:])
     with np.errstate(invalid="ignore", over="ignore"):
-        sums = np.add.reduce(rows, axis=1)
-    finite = [size] * tensors
-    if not np.isfinite(sums).all():
-        good = np.isfinite(flat)
-        finite = [size - flat.shape[1] + int(count) for count in good.sum(axis=1)]
-        flat[~good] = 0.0
-        sums = np.add.reduce(rows, axis=1)
-    rows *= rows
-    energies = np.add.reduce(np.add.reduce(rows, axis=1), axis=1)
-    return [Sketch(*found) for found in zip(sums, energies.tolist(), finite, strict=True)]
+        sums = np.einsum("tre,re->te", rows, sign)
+        finite = [size] * tensors
+        if not np.isfinite(sums).all():
+            good = np.isfinite(flat)
+            finite = [size - flat.shape[1] + int(count) for count in good.sum(axis=1)]
+            flat[~good] = 0.0
+            sums = np.einsum("tre,re->te", rows, sign)
+        energies = [float(one @ one) for one in flat]
+    return [Sketch(*found) for found in zip(sums, energies, finite, strict=True)]
 
 
 class TraceWriter:
@@ -181,8 +188,9 @@ class TraceWriter:
         self._pending: dict[str, tuple[str, tuple[int, ...], bytes]] = {}
         self._pending_bytes = 0
         self._files: dict[str, str] = {}
-        self._lines_waiting: list[dict[str, Any]] = []
-        self._small: dict[tuple[str, int], list[tuple[Any, Tree]]] = {}
+        self._lines_waiting: list[Mapping[str, Any]] = []
+        self._small: list[tuple[Tree, Dump]] = []
+        self._small_sketches: dict[tuple[str, int], list[tuple[Tree, bytes]]] = {}
         self._small_bytes = 0
         shutil.rmtree(self.partial, ignore_errors=True)
         self.partial.mkdir(parents=True)
@@ -190,51 +198,62 @@ class TraceWriter:
 
     def store(self, value: Any) -> Tree:
         dump = self._backend.dump(value)
-        key = self._keep(dump.stored, dump.shape, dump.data)
-        return {"tensor": key, "shape": list(dump.shape), "dtype": dump.dtype}
+        leaf: Tree = {"tensor": "", "shape": list(dump.shape), "dtype": dump.dtype}
+        if len(dump.data) > _SMALL:
+            leaf["tensor"] = self._keep(dump.stored, dump.shape, dump.data)
+        else:
+            self._small.append((leaf, dump))
+            self._small_bytes += len(dump.data)
+        return leaf
 
     def sketch(self, value: Any, mask: Any = None) -> Tree:
         """A sketch in place of the tensor. `mask` (B, T) marks valid tokens; the others of a (B, T, …) tensor count as 0."""
         import numpy as np
 
         dump = self._backend.dump(value)
-        array = np.frombuffer(dump.data, dtype=dump.stored)
-        if mask is not None:
+        data = dump.data
+        if mask is not None and dump.shape[:2] == tuple(mask.shape):
             valid = np.frombuffer(self._backend.dump(mask).data, dtype=self._backend.dump(mask).stored).astype(bool)
-            if dump.shape[:2] == tuple(mask.shape):
-                array = np.where(valid[:, None], array.reshape(valid.size, -1), 0).reshape(-1)
+            data = np.where(valid[:, None], np.frombuffer(data, dtype=dump.stored).reshape(valid.size, -1), 0).tobytes()
         leaf: Tree = {"sketch": "", "shape": list(dump.shape), "dtype": dump.dtype, "norm": 0.0, "finite": 0}
-        if array.size > _SKETCH_SMALL:
+        if len(data) > _SMALL:
+            array = np.frombuffer(data, dtype=dump.stored)
             self._fill(leaf, sketch(array), array.size)
         else:
-            self._small.setdefault((dump.stored, array.size), []).append((array.copy(), leaf))
-            self._small_bytes += array.nbytes
+            self._small_sketches.setdefault((dump.stored, len(data)), []).append((leaf, data))
+            self._small_bytes += len(data)
         return leaf
 
     def _fill(self, leaf: Tree, found: Sketch, size: int) -> None:
         sums = found.sums[:size]  # a tensor smaller than the sketch has one element to a sum
-        data = memoryview(sums.tobytes())
-        leaf.update(sketch=self._keep("float64", sums.shape, data), norm=math.sqrt(found.energy), finite=found.finite)
+        leaf["sketch"] = self._keep("float64", sums.shape, sums.tobytes())
+        leaf["norm"], leaf["finite"] = math.sqrt(found.energy), found.finite
 
     def flush(self) -> None:
-        """Sketch the small tensors that wait, and write the records that wait for them."""
+        """Hash and sketch the small tensors that wait, and write the records that wait for them."""
         import numpy as np
 
-        for (_, size), waiting in self._small.items():
-            for (_, leaf), found in zip(waiting, _sketches(np.stack([array for array, _ in waiting])), strict=True):
-                self._fill(leaf, found, size)
-        self._small, self._small_bytes = {}, 0
-        for record in self._lines_waiting:
-            self._write(record)
+        for leaf, dump in self._small:
+            leaf["tensor"] = self._keep(dump.stored, dump.shape, dump.data)
+        for (stored, _), waiting in self._small_sketches.items():
+            joined = np.frombuffer(b"".join([data for _, data in waiting]), dtype=stored)
+            arrays = joined.reshape(len(waiting), joined.size // len(waiting))
+            for (leaf, _), found in zip(waiting, _sketches(arrays), strict=True):
+                self._fill(leaf, found, arrays.shape[1])
+        self._small, self._small_sketches, self._small_bytes = [], {}, 0
+        first = self.records - len(self._lines_waiting)
+        self._lines.writelines(
+            [_json({"index": index, **record}) + "\n" for index, record in enumerate(self._lines_waiting, first)]
+        )
         self._lines_waiting = []
 
-    def _keep(self, stored: str, shape: tuple[int, ...], data: memoryview) -> str:
+    def _keep(self, stored: str, shape: tuple[int, ...], data: bytes) -> str:
         digest = hashlib.sha256(f"{stored}{shape}".encode())
         digest.update(data)
         key = digest.hexdigest()[:32]
         if key not in self._known:
             self._known.add(key)
-            self._pending[key] = (stored, shape, bytes(data))
+            self._pending[key] = (stored, shape, data)
             self._pending_bytes += len(data)
             if self._pending_bytes >= self._shard_bytes:
                 self._write_shard()
@@ -247,6 +266,8 @@ class TraceWriter:
         """
         if self._backend.is_tensor(value):
             return (leaf or self.store)(value)
+        if type(value) is dict:
+            return {"fields": {str(name): self.tree(child, leaf) for name, child in value.items()}}
         special = self._backend.special(value)
         if special is not None:
             return special
@@ -268,22 +289,14 @@ class TraceWriter:
         return {"type": type(value).__name__, "value": None}
 
     def append(self, record: Mapping[str, Any]) -> None:
-        line = {"index": self.records, **record}
+        self._lines_waiting.append(record)
         self.records += 1
-        if not self._small:
-            self._write(line)
-            return
-        self._lines_waiting.append(line)
-        if self._small_bytes > _SKETCH_WAITING:
+        if self._small_bytes > _WAITING or len(self._lines_waiting) > _LINES_WAITING:
             self.flush()
-
-    def _write(self, line: Mapping[str, Any]) -> None:
-        self._lines.write(json.dumps(line, separators=(",", ":"), allow_nan=False) + "\n")
 
     def close(self, manifest: Mapping[str, Any]) -> None:
         """Finish the trace. `manifest` says where it comes from; counts, hashes and completeness are added here."""
-        if self._small:
-            self.flush()
+        self.flush()
         self._write_shard()
         self._lines.close()
         self._files["records.jsonl"] = file_sha256(self.partial / "records.jsonl")
@@ -367,9 +380,10 @@ class Recorder:
         place = (site, self.stage, self.step, self.guidance_pass)
         call = self._calls.get(place, 0)
         self._calls[place] = call + 1
-        leaf: Callable[[Any], Tree] | None = None
-        if self.sketch and not any(fnmatchcase(site, pattern) for pattern in WHOLE):
-            leaf = partial(self.writer.sketch, mask=self.masks.get(site.partition(".")[0]))
+        leaf = self.writer.store
+        if self.sketch and not _is_whole(site):
+            mask = self.masks.get(site.partition(".")[0]) if self.masks else None
+            leaf = self.writer.sketch if mask is None else partial(self.writer.sketch, mask=mask)
         self.writer.append(
             {
                 "site": site,
@@ -407,6 +421,11 @@ class Recorder:
             return result
 
         return recorded
+
+
+@cache
+def _is_whole(site: str) -> bool:
+    return any(fnmatchcase(site, pattern) for pattern in WHOLE)
 
 
 def bound(signature: inspect.Signature, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
@@ -455,8 +474,9 @@ def _hook_output(recorder: Recorder, site: str, module: Any, own: Callable[[Any]
     type_name = type(module).__name__
 
     def after(_: Any, args: tuple[Any, ...], output: Any) -> None:
-        with recorder.timed():
-            recorder.emit(site, "module", type_name, {}, output if own is None else own(output))
+        start = time.perf_counter()
+        recorder.emit(site, "module", type_name, {}, output if own is None else own(output))
+        recorder.seconds += time.perf_counter() - start
 
     return module.register_forward_hook(after)
 

@@ -14,13 +14,23 @@ from parity.cases import Case
 
 
 @contextmanager
-def official_step(checkpoint: Checkpoint, case: Case, probe: Path | None = None) -> Iterator[Callable[..., float]]:
-    """The official engine's step on request: a function that runs one and returns its seconds.
+def official_step(
+    checkpoint: Checkpoint, case: Case, probe: Path | None = None, steps: int = 1
+) -> Iterator[Callable[..., float]]:
+    """The official engine's steps on request: a function that runs `steps` of them and returns the seconds of one.
 
-    With ``probe``, a folder to record in, it takes what to record of the step: `sketch`, `tensors` or nothing.
+    With ``probe``, a folder to record in, it takes what to record of the run: `sketch`, `tensors` or nothing.
     """
     arguments = [a for a in arguments_of(case, checkpoint)[1:] if a.split("=")[0] in _BENCH_OPTIONS]
-    command = [str(reference_python()), "-m", "reference_bridge.adapters.official", "bench", *arguments, "--on-request"]
+    command = [
+        str(reference_python()),
+        "-m",
+        "reference_bridge.adapters.official",
+        "bench",
+        *arguments,
+        "--on-request",
+        f"--repeat={steps}",
+    ]
     command += [] if probe is None else [f"--probe={probe}"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT, env=environment)

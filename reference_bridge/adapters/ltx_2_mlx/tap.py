@@ -61,9 +61,7 @@ class MlxBackend:
     def dump(self, value: Any) -> Dump:
         dtype = str(value.dtype).rpartition(".")[2].replace("bool_", "bool")
         plain = value.astype(self._mx.float32) if dtype == "bfloat16" else value
-        array = self._np.ascontiguousarray(self._np.array(plain)).reshape(value.shape)
-        data = memoryview(array.tobytes())
-        return Dump(data, "float32" if dtype == "bfloat16" else dtype, dtype, tuple(value.shape))
+        return Dump(self._np.array(plain).tobytes(), "float32" if dtype == "bfloat16" else dtype, dtype, tuple(value.shape))
 
     def special(self, value: object) -> Tree | None:
         return {"value": str(value)} if isinstance(value, self._mx.Dtype) else None

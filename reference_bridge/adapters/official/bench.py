@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import statistics
 import sys
 import time
@@ -38,9 +39,9 @@ def run(args: argparse.Namespace) -> int:
         if args.on_request:
             print(json.dumps({**about, "ready": True}), flush=True)
             for line in sys.stdin:
-                with recorded(transformer, args.probe, line.strip(), step) as whole:
+                with recorded(transformer, args.probe, line.strip(), step, args.repeat) as whole:
                     seconds_taken = timed(whole)
-                print(json.dumps({"seconds": seconds_taken}), flush=True)
+                print(json.dumps({"seconds": seconds_taken / args.repeat}), flush=True)
             return 0
         seconds = [timed(step) for _ in range(args.repeat)]
     summary = {
@@ -63,18 +64,21 @@ def timed(step: Callable[[], Any]) -> float:
 
 
 @contextmanager
-def recorded(transformer: Any, folder: Path | None, what: str, step: Callable[[], Any]) -> Iterator[Callable[[], Any]]:
-    """The step with the outputs of the transformer's blocks recorded: `sketch`, `tensors`, or nothing for an empty line.
+def recorded(
+    transformer: Any, folder: Path | None, what: str, step: Callable[[], Any], steps: int
+) -> Iterator[Callable[[], Any]]:
+    """A run of so many steps with the outputs of the transformer's blocks recorded: `sketch`, `tensors`, or nothing for "".
 
-    It is whole with hooks, sketches, hashes and records; what a run does once (setting hooks, closing files) is outside.
+    It is whole with hooks, sketches, hashes, records and the files of the trace; only the hooks are set outside.
     """
     if folder is None or not what:
-        yield step
+        yield lambda: [step() for _ in range(steps)]
         return
 
     def whole() -> None:
-        step()
-        writer.flush()
+        for _ in range(steps):
+            step()
+        writer.close({})
 
     writer = TraceWriter(folder, TorchBackend())
     recorder = Recorder(writer, BLOCKS, outputs_only=True, sketch=what == "sketch")
@@ -84,9 +88,9 @@ def recorded(transformer: Any, folder: Path | None, what: str, step: Callable[[]
     finally:
         for handle in handles:
             handle.remove()
-        records = writer.records
         writer.abort()
-    if not handles or not records:
+        shutil.rmtree(folder, ignore_errors=True)
+    if not handles or not writer.records:
         raise BadInput("nothing was recorded", "--probe", what, "calls of transformer blocks", "Look at BLOCKS.")
 
 
