@@ -28,6 +28,7 @@ SLOW = (
     "test_clip_parity",
     "test_official_reference",
     "test_external_cli",
+    "test_external_strict",
     "test_fidelity_smoke",
 )
 

@@ -26,10 +26,12 @@ for target, values in json.loads({defaults!r}).items():
 """
 
 
-def started_with(folder: Path, defaults: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+def started_with(
+    folder: Path, defaults: Mapping[str, Mapping[str, Any]], env: Mapping[str, str] = os.environ
+) -> dict[str, str]:
     """The environment in which the installed console script runs here as it is, by itself; a file of it is put in `folder`."""
     (folder / "sitecustomize.py").write_text(AT_START.format(root=str(ROOT), defaults=json.dumps(defaults)))
-    return {**os.environ, "PYTHONPATH": str(folder)}
+    return {**env, "PYTHONPATH": str(folder)}
 
 
 def pictures(path: Path) -> list[bytes]:
