@@ -69,6 +69,12 @@ class Case:
     def request(self) -> dict[str, Any]:
         return asdict(self)
 
+    @classmethod
+    def of(cls, request: Mapping[str, Any]) -> Case:
+        """The case that `request()` told, also after a way through JSON."""
+        guidance = {name: Guidance(**_tuples(request[name])) for name in ("video", "audio")}
+        return cls(**{**_tuples(request), **guidance, "images": tuple(Image(**image) for image in request["images"])})
+
     def digest(self) -> str:
         """Content hash of everything that decides the reference's output, the name left out.
 
@@ -83,6 +89,13 @@ class Case:
 
 
 _LATER = {"keep_audio": False, "extend_frames": None, "direction": "after"}
+
+
+def _tuples(values: Mapping[str, Any]) -> dict[str, Any]:
+    def plain(value: Any) -> Any:
+        return tuple(plain(item) for item in value) if isinstance(value, (list, tuple)) else value
+
+    return {name: plain(value) for name, value in values.items()}
 
 
 def _by_content(value: Any) -> Any:

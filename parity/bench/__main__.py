@@ -14,7 +14,7 @@ from typing import Any
 from ltx_native.checkpoint import Checkpoint
 from ltx_native.errors import UserError
 from parity import provenance
-from parity.bench import growth, modes, one_block, recording, steps, throughput
+from parity.bench import external, growth, modes, one_block, recording, steps, throughput
 from parity.bench.plots import draw
 from parity.bench.tables import SECTIONS, table
 from parity.capture.reference import ROOT, ReferenceUnavailable
@@ -22,8 +22,8 @@ from parity.checkpoints import cache_folder
 from parity.results import write_json
 
 SCHEMA = 1  # of bench.json; findings of another one are dropped
-# What `make bench` runs; the true-size block needs a checkpoint of that size (`make full-size`).
-DEFAULT = ("steps", "modes", "growth", "recording", "throughput")
+# What `make bench` runs, `cli` only where there is one; the true-size block needs a checkpoint of that size (`make full-size`).
+DEFAULT = ("steps", "modes", "cli", "growth", "recording", "throughput")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -31,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="parity.bench", description=__doc__, allow_abbrev=False)
     parser.add_argument("what", nargs="*", metavar="WHAT", help=f"{', '.join(SECTIONS)} (default: {', '.join(DEFAULT)})")
     parser.add_argument("--rounds", type=int, help="runs of every subject, in turns")
-    parser.add_argument("--mode", action="append", default=[], help="modes: this one only; repeatable")
+    parser.add_argument("--mode", action="append", default=[], help="modes, cli: this one only; repeatable")
     parser.add_argument("--checkpoint", type=Path, help="block: official file or folder (default: the full-size one)")
     parser.add_argument("--block", type=int, default=0, help="block: which one")
     parser.add_argument("--megabytes", type=int, default=256, help="throughput: size of a tensor")
@@ -45,6 +45,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if unknown or (args.rounds is not None and args.rounds < 1) or args.megabytes < 1:
         print(f"bench: found {' '.join(unknown) or 'a number below 1'}, expected {', '.join(SECTIONS)}", file=sys.stderr)
         return 2
+    if not args.what and (why := external.left_out()):
+        wanted.remove("cli")
+        print(f"cli: left out, {why}", flush=True)
     args.output.mkdir(parents=True, exist_ok=True)
     pinned = pin() if args.pin else "no"
     try:
@@ -84,6 +87,7 @@ def _measure(what: str, args: argparse.Namespace) -> dict[str, Any]:
             "steps": lambda: steps.measure(args.rounds or 25, Path(folder)),
             "block": lambda: _block(args),
             "modes": lambda: modes.measure(args.rounds or 3, args.mode),
+            "cli": lambda: external.measure(args.rounds or 3, args.mode),
             "growth": lambda: growth.measure(args.rounds or 3, Path(folder)),
             "recording": lambda: recording.measure(args.rounds or 5),
             "throughput": lambda: throughput.measure(args.megabytes, args.rounds or 5),

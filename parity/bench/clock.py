@@ -5,8 +5,9 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
+T = TypeVar("T")
 WARMUP = 2
 
 
@@ -26,9 +27,9 @@ Subject = Callable[[], Sample]
 Samples = dict[str, list[Sample]]
 
 
-def interleave(subjects: Mapping[str, Subject], rounds: int, warmup: int = WARMUP) -> Samples:
+def interleave(subjects: Mapping[str, Callable[[], T]], rounds: int, warmup: int = WARMUP) -> dict[str, list[T]]:
     """``rounds`` samples of each subject, one of each per round, the order turned round every time."""
-    found: Samples = {name: [] for name in subjects}
+    found: dict[str, list[T]] = {name: [] for name in subjects}
     for i in range(rounds + warmup):
         names = list(subjects) if i % 2 else list(subjects)[::-1]
         for name in names:

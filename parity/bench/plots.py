@@ -1,4 +1,4 @@
-"""Growth of cost on logarithmic axes and ratios by subject, as SVG files."""
+"""Growth of cost on logarithmic axes, ratios by subject, stages of whole processes, as SVG files."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ STYLE: Any = {
 
 
 def draw(found: Mapping[str, Any], folder: Path) -> list[Path]:
-    """Write `growth.svg` and `ratios.svg`, those for which there are numbers; returns the paths."""
+    """Write `growth.svg`, `ratios.svg` and `stages.svg`, those for which there are numbers; returns the paths."""
     drawn = []
     with matplotlib.rc_context(STYLE):
         if "growth" in found:
@@ -32,6 +32,8 @@ def draw(found: Mapping[str, Any], folder: Path) -> list[Path]:
         ratios = _all_ratios(found)
         if ratios:
             drawn.append(_save(_ratios(ratios), folder / "ratios.svg"))
+        if "cli" in found:
+            drawn.append(_save(_stages(found["cli"]), folder / "stages.svg"))
     return drawn
 
 
@@ -68,7 +70,13 @@ def _all_ratios(found: Mapping[str, Any]) -> dict[str, Mapping[str, float]]:
     for section, label in (("steps", ""), ("block", "one block, ")):
         for name, row in found.get(section, {}).items():
             ratios |= {f"{label}{name} ({pair.split(' ÷ ')[1]})": told["cpu"] for pair, told in row.items() if " ÷ " in pair}
-    return ratios | {f"mode {name}": row["native ÷ official"]["step"]["cpu"] for name, row in found.get("modes", {}).items()}
+    for name, row in found.get("modes", {}).items():
+        ratios |= {f"mode {name}": told["step"]["cpu"] for pair, told in row.items() if " ÷ " in pair}
+    for name, row in found.get("cli", {}).items():
+        pairs = {pair.split(" ÷ ")[1]: told for pair, told in row.items() if " ÷ " in pair}
+        for what in ("step", "process"):
+            ratios |= {f"{name}, {what} ({other})": told[what] for other, told in pairs.items() if what in told}
+    return ratios
 
 
 def _ratios(ratios: Mapping[str, Mapping[str, float]]) -> Figure:
@@ -81,6 +89,23 @@ def _ratios(ratios: Mapping[str, Mapping[str, float]]) -> Figure:
     plot.set_yticks(range(len(ratios)), list(ratios))
     plot.invert_yaxis()
     plot.set_xlabel("native ÷ other, processor time: min, median, max")
+    return figure
+
+
+def _stages(found: Mapping[str, Any]) -> Figure:
+    """A bar for every whole process, made of its stages."""
+    bars = [(name, engine, row[engine]) for name, row in found.items() for engine in COLOURS if engine in row]
+    figure = Figure(figsize=(7.0, 0.9 + 0.3 * len(bars)), layout="constrained")
+    plot = figure.subplots()
+    start = [0.0] * len(bars)
+    for number, stage in enumerate(bars[0][2]["stages_cpu_s"]):
+        widths = [told["stages_cpu_s"][stage]["median"] for _, _, told in bars]
+        plot.barh(range(len(bars)), widths, left=start, height=0.7, color=f"C{number}", label=stage)
+        start = [left + width for left, width in zip(start, widths, strict=True)]
+    plot.set_yticks(range(len(bars)), [f"{name}, {engine}" for name, engine, _ in bars])
+    plot.invert_yaxis()
+    plot.set_xlabel("processor time of the whole process by stage, s")
+    figure.legend(loc="outside upper center", ncols=7, frameon=False, fontsize=8)
     return figure
 
 

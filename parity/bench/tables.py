@@ -58,6 +58,13 @@ def _block(found: Found) -> Iterator[str]:
 def _modes(found: Found) -> Iterator[str]:
     yield "mode           step cpu ms native/official ratio   process cpu s       peak GB"
     for name, row in found.items():
+        if "official" not in row:
+            ours, why = row["native"], row["left out"]["official"]
+            yield (
+                f"{name:14} {1e3 * ours['step']['cpu_s']['median']:8.2f} /        –           –"
+                f"   {ours['process']['cpu_s']['median']:6.2f} /      –   {ours['peak_bytes']['median'] / 1e9:.2f} / –  ({why})"
+            )
+            continue
         ours, theirs, ratio = row["native"], row["official"], row["native ÷ official"]
         steps_ms = [1e3 * side["step"]["cpu_s"]["median"] for side in (ours, theirs)]
         cpu = [side["process"]["cpu_s"]["median"] for side in (ours, theirs)]
@@ -74,6 +81,37 @@ def _stages(name: str, row: Found) -> Iterator[str]:
     for engine in ("native", "official"):
         spent = sorted(row[engine]["stages_s"].items(), key=lambda item: -item[1]["median"])
         yield f"{name}, {engine} stages in s: " + ", ".join(f"{stage} {told['median']:.3f}" for stage, told in spent)
+
+
+def _cli(found: Found) -> Iterator[str]:
+    """Whole processes, their stages side by side, and ratios of what is the same work; the rest is named, not divided."""
+    for name, row in found.items():
+        yield f"{name} ({row['rounds']} rounds, ltx-2-mlx {row['version']})"
+        engines = [
+            engine for engine, told in row.items() if isinstance(told, Mapping) and "process" in told and " ÷ " not in engine
+        ]
+        for engine in engines:
+            told = row[engine]
+            whole, peak = told["process"], told["peak_bytes"]["median"] / 1e9
+            yield (
+                f"  {engine:10} process cpu {_times(whole, 1, 'cpu_s')} s, wall {_times(whole, 1, 'wall_s')} s, "
+                f"peak {peak:.2f} GB; {told['steps']} steps of cpu {_times(told['step'], 1e3, 'cpu_s')} ms"
+            )
+        yield f"  {'cpu s':10} " + " ".join(f"{engine:>10}" for engine in engines)
+        for stage in row[engines[0]]["stages_cpu_s"]:
+            spent = [row[engine]["stages_cpu_s"][stage]["median"] for engine in engines]
+            unlike = [pair for pair, told in row.items() if " ÷ " in pair and stage in told["not the same work"]]
+            note = f"  not the same work: {', '.join(pair.split(' ÷ ')[1] for pair in unlike)}" if unlike else ""
+            yield (
+                f"  {stage:10} " + " ".join(f"{seconds:10.3f}" for seconds in spent) + note
+                if any(spent)
+                else f"  {stage:10} none"
+            )
+        for pair, told in row.items():
+            if " ÷ " in pair:
+                ratios = {stage: spread for stage, spread in told.items() if stage != "not the same work"}
+                yield f"  {pair}: " + ", ".join(f"{stage} {spread['median']:.2f}" for stage, spread in ratios.items())
+        yield from (f"  {engine} left out: {why}" for engine, why in row["left out"].items())
 
 
 def _growth(found: Found) -> Iterator[str]:
@@ -110,6 +148,7 @@ SECTIONS = {
     "steps": _steps,
     "block": _block,
     "modes": _modes,
+    "cli": _cli,
     "growth": _growth,
     "recording": _recording,
     "throughput": _throughput,

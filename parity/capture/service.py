@@ -126,5 +126,10 @@ def external_cli(script: Path, config: Path) -> Service:
     if python is None:
         raise ReferenceUnavailable(f"no Python behind {script}; LTX2_MLX_BIN must name the console script of ltx-2-mlx")
     command = [str(python), "-m", "reference_bridge.adapters.ltx_2_mlx.steps", f"--config={config}"]
+    return Service("the external CLI", command, same_blas())
+
+
+def same_blas() -> dict[str, str]:
+    """What makes another program with MLX bind the BLAS that native has bound."""
     blas = ltx_native.PRELOADED_BLAS
-    return Service("the external CLI", command, {"LD_PRELOAD": blas} if blas else {})
+    return {"LD_PRELOAD": blas} if blas else {}

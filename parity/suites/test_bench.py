@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from parity.bench import modes
+from parity.bench import external, modes
 from parity.bench.clock import interleave, summary
 from parity.bench.sides import TINY, engines, shape, subjects
 from parity.checkpoints import tiny
@@ -38,3 +39,27 @@ def test_a_mode_is_measured_on_both_sides(parity: Parity) -> None:
         assert told["stages_s"]["load"]["min"] > 0
     # The last step of each of the two stages evaluates once, outside of the official loop's count.
     assert found["native"]["steps"] == found["official"]["steps"] + 2
+
+
+def test_a_mode_without_an_official_pipeline_has_native_alone(parity: Parity) -> None:
+    row = modes.measure(1, ["extend"])["extend"]
+    parity.count(1)
+    assert row["native"]["steps"] == 8
+    assert row["left out"] == {"official": modes.LEFT_OUT["extend"]}
+    assert "official" not in row
+    assert not [name for name in row if "÷" in name]
+
+
+@pytest.mark.external_cli
+@pytest.mark.skipif(not os.environ.get("LTX2_MLX_BIN"), reason="LTX2_MLX_BIN names no ltx-2-mlx")
+def test_whole_processes_of_all_three_do_the_same_work(parity: Parity) -> None:
+    row = external.measure(1, ["distilled"])["distilled"]
+    parity.count(3)
+    for engine in ("native", "official", external.CLI):
+        assert row[engine]["steps"] == 11
+        assert row[engine]["work"]["denoising"]["tokens"] == [[2, 9], [8, 9]]
+        assert all(row[engine]["stages_s"][stage]["min"] > 0 for stage in external.STAGES)
+    for other in ("official", external.CLI):
+        pair = row[f"native ÷ {other}"]
+        assert pair["not the same work"] == ["load"], row[other]["work"]
+        assert {"process", "peak", "step", "text", "upsampler", "picture", "sound"} <= pair.keys()

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from parity.bench import modes, throughput
+from parity.bench import external, modes, throughput
 from parity.bench.__main__ import main
 from parity.bench.clock import Sample, exponent, interleave, spread, summary
 from parity.bench.native_side import Block, Steps
@@ -19,6 +19,7 @@ from parity.bench.one_block import TARGETS
 from parity.bench.plots import draw
 from parity.bench.tables import table
 from parity.capture.reference import ReferenceUnavailable
+from parity.cases import Case, Guidance, Image
 from parity.checkpoints import tiny
 
 SIZE = {"width": 64, "height": 64, "frames": 9, "frame_rate": 24.0, "text_tokens": 16, "guided": False}
@@ -98,6 +99,101 @@ def test_a_process_is_measured_whole(tmp_path: Path):
         modes.process([sys.executable, "-c", "import sys; sys.exit(3)"])
 
 
+def test_a_child_of_the_process_counts_and_a_report_is_read(tmp_path: Path):
+    child = "x = bytes(80_000_000); sum(range(1_000_000))"
+    report = tmp_path / "report.json"
+    program = (
+        f"import subprocess, sys, pathlib; subprocess.run([sys.executable, '-c', {child!r}], check=True); "
+        f"pathlib.Path({str(report)!r}).write_text('{{}}'); print('not JSON')"
+    )
+    found = modes.process([sys.executable, "-c", program], report)
+    assert found["peak_bytes"] > 80e6
+    assert found["process_cpu_s"] > 0
+
+
+def test_a_request_survives_its_way_through_a_file():
+    case = Case(
+        "all", images=(Image("a.png", 8, 0.5),), loras=(("l", 0.8),), video=Guidance(2.0, 1.0, 3.0, 0.7, (3, 4)), audio_path="s"
+    )
+    assert Case.of(json.loads(json.dumps(case.request()))) == case
+    assert Case.of(Case("plain").request()) == Case("plain")
+
+
+def test_a_native_run_tells_what_it_worked_on(tmp_path: Path):
+    case = modes.bench_cases()["extend"]
+    told = modes.process(modes.native(case, tiny(), tmp_path))
+    assert (tmp_path / "native.mp4").stat().st_size > 0
+    assert told["work"]["tokens"] == [[4 * 6, 43]]  # (25 + 16) / 24 s of 25 audio tokens
+    assert told["work"]["shapes"]["video_decoder"] == [1, 3, 41, 64, 64]
+    assert told["work"]["calls"]["embeddings_processor"] == 2
+    assert len(told["steps"]) == 8
+    found = external.common(told)
+    assert found["stages_s"]["rest"] > 0
+    assert sum(found["stages_s"].values()) == pytest.approx(told["process_s"])
+    assert sum(found["stages_cpu_s"].values()) == pytest.approx(told["process_cpu_s"])
+
+
+def _run(cpu: float, *, sound: int = 1000, loaded: int = 0) -> dict:
+    """What an engine tells; every stage takes `cpu` seconds."""
+    stages = dict.fromkeys(("load", "gemma", "video_decoder", "vocoder"), cpu)
+    weights = {"gemma": 50, "transformer": 300, "video_decoder": 4000, "vocoder": sound, "video_encoder": loaded}
+    shapes = {"video_decoder": [1, 3, 9, 64, 64], "vocoder": [1, 2, 15840]}
+    work = {"calls": {"embeddings_processor": 2}, "weights": weights, "shapes": shapes, "tokens": [[8, 9]]}
+    spent = {"process_s": 10 * cpu, "process_cpu_s": 10 * cpu, "peak_bytes": int(1e9 * cpu)}
+    return {"steps": [{"seconds": cpu, "cpu_s": cpu}] * 2, "stages_s": stages, "stages_cpu_s": stages, "work": work, **spent}
+
+
+def test_only_the_same_work_is_divided():
+    runs = {"native": [_run(1.0)], "official": [_run(2.0, loaded=5000)], "ltx-2-mlx": [_run(4.0, sound=2000)]}
+    row = external.summary(runs)
+    assert row["native ÷ official"]["not the same work"] == ["load"]
+    assert row["native ÷ official"]["process"]["median"] == row["native ÷ official"]["sound"]["median"] == 0.5
+    assert "load" not in row["native ÷ official"]
+    other = row["native ÷ ltx-2-mlx"]
+    assert other["not the same work"] == ["load", "sound"]
+    assert other["step"]["median"] == other["picture"]["median"] == 0.25
+    assert not {"process", "process wall", "peak", "sound", "load", "upsampler", "rest"} & other.keys()
+    assert row["native"]["stages_cpu_s"]["rest"]["median"] == pytest.approx(10 - 4 - 2)
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "equal"),
+    [(1000, 1009, True), (1000, 1020, False), ([8, 9], [8, 9], True), ([8, 9], [2, 9], False), (0, 0, True)],
+)
+def test_work_is_the_same_within_a_hundredth(a: object, b: object, equal: bool):
+    assert external.same(a, b) is equal
+    assert external.same({"x": a}, {"x": b}) is equal
+    assert not external.same({"x": a}, {"y": a})
+    assert not external.same({"x": a}, None)
+
+
+def test_whole_processes_are_told_and_drawn(tmp_path: Path):
+    runs = {"native": [_run(1.0)], "ltx-2-mlx": [_run(4.0, sound=2000)]}
+    row = external.summary(runs) | {"left out": {"official": "no such pipeline"}, "rounds": 1, "version": "0.14.19"}
+    text = table({"cli": {"extend": row}})
+    assert "extend (1 rounds, ltx-2-mlx 0.14.19)" in text
+    assert "not the same work: ltx-2-mlx" in next(line for line in text.splitlines() if line.strip().startswith("sound"))
+    assert "official left out: no such pipeline" in text
+    assert "picture 0.25" in text
+    assert "process 0.25" not in text
+    drawn = draw({"cli": {"extend": row}}, tmp_path)
+    assert [path.name for path in drawn] == ["ratios.svg", "stages.svg"]
+    assert "extend, ltx-2-mlx" in drawn[1].read_text()
+    assert "extend, step (ltx-2-mlx)" in drawn[0].read_text()
+    assert "extend, process" not in drawn[0].read_text()
+
+
+def test_without_a_cli_its_section_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    monkeypatch.delenv("LTX2_MLX_BIN", raising=False)
+    monkeypatch.setattr("parity.bench.__main__.DEFAULT", ("cli",))
+    assert main(["--output", str(tmp_path)]) == 0
+    assert capsys.readouterr().out.startswith("cli: left out, LTX2_MLX_BIN names no ltx-2-mlx")
+    monkeypatch.setenv("LTX2_MLX_BIN", str(tmp_path / "absent"))
+    assert main(["cli", "--output", str(tmp_path)]) == 3
+    assert "absent" in capsys.readouterr().err
+    assert not (tmp_path / "bench.json").exists()
+
+
 def _engines(cpu: float) -> dict:
     times = {"min": cpu, "median": cpu, "max": cpu}
     ratio = {"wall": {"min": 0.5, "median": 0.5, "max": 0.5}, "cpu": {"min": 0.5, "median": 0.5, "max": 0.5}}
@@ -135,8 +231,11 @@ def test_a_mode_is_told_with_its_stages():
         "step": {"wall_s": times, "cpu_s": times},
         "stages_s": {"load": times, "step": {"min": 2.0, "median": 2.0, "max": 2.0}},
     }
-    text = table({"modes": {"a2v": {"native": side, "official": side, "native ÷ official": {"step": both}}}})
+    alone = {"native": side, "left out": {"official": "no such pipeline"}}
+    rows = {"a2v": {"native": side, "official": side, "native ÷ official": {"step": both}}, "extend": alone}
+    text = table({"modes": rows})
     assert "a2v" in text
+    assert "(no such pipeline)" in next(line for line in text.splitlines() if line.strip().startswith("extend"))
     assert "a2v, native stages in s: step 2.000, load 1.000" in text
 
 
