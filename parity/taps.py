@@ -8,6 +8,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
 import mlx.nn as nn
@@ -32,7 +33,7 @@ def call_name(module: nn.Module) -> str:
 
 def bind(call: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
     """Arguments by parameter name, defaults filled in; ``**kwargs`` of the callee are merged in."""
-    signature = inspect.signature(call)
+    signature = _signature(call)
     bound = signature.bind(*args, **kwargs)
     bound.apply_defaults()
     named: dict[str, Any] = {}
@@ -42,6 +43,11 @@ def bind(call: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, A
         else:
             named[name] = value
     return named
+
+
+@cache
+def _signature(call: Callable[..., Any]) -> inspect.Signature:
+    return inspect.signature(call)
 
 
 class Taps:

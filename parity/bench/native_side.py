@@ -98,9 +98,9 @@ class Steps:
 
     def record(self, request: Mapping[str, Any]) -> Answer:
         assert self.unbatched is not None, "`shape` comes first"
-        what, every, run = request["what"], bool(request["every"]), self.unbatched
+        what, every, run, repeat = request["what"], bool(request["every"]), self.unbatched, int(request.get("repeat", 1))
         if not what:
-            return timed(run)[1]
+            return timed(run, repeat)[1]
         with tempfile.TemporaryDirectory(prefix="bench-") as folder:
 
             def recorded() -> int:
@@ -109,14 +109,15 @@ class Steps:
                     taps = Taps(recorder.on_call)
                     try:
                         taps.add("transformer", self.transformer, None if every else _is_block)
-                        run()
+                        for _ in range(repeat):
+                            run()
                         recorder.flush()
                     finally:
                         taps.restore()
                 return len(writer._records)
 
             count, spent = timed(recorded)
-        return {**spent, "records": count}
+        return {**{name: value / repeat for name, value in spent.items()}, "records": count}
 
     def decode(self, request: Mapping[str, Any]) -> Answer:
         decoder = self.models.load_all(("video_decoder",))["video_decoder"]

@@ -1,4 +1,4 @@
-"""What recording costs a native step at the mid size: untapped, sketches, full tensors, in turns."""
+"""What recording costs a native run of a few steps at the mid size: untapped, sketches, full tensors, in turns."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from parity.checkpoints import made
 
 #: recorded ÷ untapped, processor seconds, median.
 LIMITS = {"sketch": 1.05, "tensors": 1.3}
+STEPS = 3  # a trace is begun and closed once a run
 
 
 def measure(rounds: int) -> dict[str, Any]:
@@ -21,7 +22,7 @@ def measure(rounds: int) -> dict[str, Any]:
             service.ask("shape", **vars(replace(MID)))
 
             def recording(kind: str, every: bool = every) -> Subject:
-                return lambda: Sample.of(service.ask("record", what=kind, every=every))
+                return lambda: Sample.of(service.ask("record", what=kind, every=every, repeat=STEPS))
 
             samples = interleave({"untapped": recording(""), **{kind: recording(kind) for kind in LIMITS}}, rounds)
             peak = service.peak_bytes

@@ -70,7 +70,8 @@ class NativeRecorder:
         if component == "upsampler" and self.stage == "stage_1":
             self.stage, self.step = "stage_2", None
         self.modules[self.stage, site] = module
-        self._pending.append((site, call_name(module), {k: v for k, v in inputs.items() if k != "self"}, output))
+        wanted = ("attention_mask",) if self.sketch else tuple(name for name in inputs if name != "self")
+        self._pending.append((site, call_name(module), {name: inputs[name] for name in wanted if name in inputs}, output))
         if site == component:
             self.flush()
             if component == "transformer":

@@ -29,11 +29,11 @@ def arrays_in(value: Any) -> list[mx.array]:
 
 
 def to_numpy(array: mx.array) -> tuple[Array, str]:
-    """The array in NumPy and its original dtype's name; bf16 is widened because NumPy cannot hold it."""
+    """The array in NumPy, without a copy, and its original dtype's name; bf16 is widened because NumPy cannot hold it."""
     name = str(array.dtype).removeprefix("mlx.core.")
     if array.dtype == mx.bfloat16:
         array = array.astype(mx.float32)
-    return np.array(array), name
+    return np.asarray(array), name
 
 
 def to_tree(value: Any, store: Store, known: dict[int, dict[str, Any]] | None = None) -> dict[str, Any]:
