@@ -98,7 +98,7 @@ def measure(rounds: int, names: Sequence[str] = ()) -> dict[str, Any]:
             else:
                 subjects["official"] = partial(modes.process, modes.official(case, both, folder))
             try:
-                subjects[CLI] = cli_run(case, files, cli, folder)
+                subjects[CLI] = cli_run(case, files, cli, folder / name)
             except UnsupportedMode as error:
                 left[CLI] = error.reason
             runs = interleave(subjects, rounds, warmup=0)
@@ -107,21 +107,27 @@ def measure(rounds: int, names: Sequence[str] = ()) -> dict[str, Any]:
 
 
 def cli_run(case: Case, files: checkpoint.Files, cli: Survey, folder: Path) -> Callable[[], Run]:
-    """The CLI in its own interpreter, its code as installed, with clocks. Raises UnsupportedMode for what it cannot do."""
-    job = Job(
+    """The CLI in its own interpreter, its code as installed, with clocks. Raises UnsupportedMode for what it cannot do.
+
+    `folder` is where its video and its report will lie.
+    """
+    environment = {**os.environ, **same_blas()}
+    environment.pop("LTX2_GEMMA_MAX_LENGTH", None)  # fewer text tokens than the others have would be other work
+    folder.mkdir()
+    start = launch(job(case, files), cli, environment, folder, files.defaults(cli.version), clocks=True)
+    return lambda: modes.process(start.argv, start.report, environment)
+
+
+def job(case: Case, files: checkpoint.Files) -> Job:
+    """The case as the CLI is asked for it."""
+    found = Job(
         prompt=case.prompt, model=str(files.split), gemma=str(files.cli_gemma), seed=case.seed, frame_rate=case.frame_rate,
         steps=None if case.mode == "distilled" else case.steps,
     )  # fmt: skip
     if case.mode == "extend":
         added, source = case.extend_frames, case.source_path
-        job = replace(job, mode="extend", source_video_path=source, extend_frames=added, extend_direction=case.direction)
-    else:
-        job = replace(job, pipeline=case.mode, width=case.width, height=case.height, num_frames=case.num_frames)
-    environment = {**os.environ, **same_blas()}
-    scratch = folder / f"{CLI}-{case.name}"
-    scratch.mkdir()
-    start = launch(job, cli, environment, scratch, files.defaults(cli.version), clocks=True)
-    return lambda: modes.process(start.argv, start.report, environment)
+        return replace(found, mode="extend", source_video_path=source, extend_frames=added, extend_direction=case.direction)
+    return replace(found, pipeline=case.mode, width=case.width, height=case.height, num_frames=case.num_frames)
 
 
 def summary(runs: Mapping[str, Sequence[Run]]) -> dict[str, Any]:

@@ -83,8 +83,10 @@ class StageClock:
         wall, cpu = since(self._last)
         wall -= self.models.load[0] - self._loaded[0]
         cpu -= self.models.load[1] - self._loaded[1]
-        self.seconds[stage.name] = self.seconds.get(stage.name, 0.0) + wall
-        self.cpu[stage.name] = self.cpu.get(stage.name, 0.0) + cpu
+        # What comes before the second stage's schedule is the upsampling of the first one's latent.
+        name = "upsampled" if stage.name == "schedule" and stage.values["stage"] == "stage_2" else stage.name
+        self.seconds[name] = self.seconds.get(name, 0.0) + wall
+        self.cpu[name] = self.cpu.get(name, 0.0) + cpu
         if stage.name == "state":
             self.tokens.append([stage.tensors[f"{modality}.latent"].shape[1] for modality in ("video", "audio")])
         if stage.name in STEP_STAGES:  # of a second-order step there are several

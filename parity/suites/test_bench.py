@@ -3,18 +3,30 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from parity.arbitration import checkpoint
+from parity.arbitration.run import case_for_cli
 from parity.bench import external, modes
 from parity.bench.clock import interleave, summary
 from parity.bench.sides import TINY, engines, shape, subjects
-from parity.checkpoints import tiny
+from parity.capture.service import same_blas
+from parity.checkpoints import cache_folder, tiny
 from parity.plugin import Parity
+from reference_bridge.adapters.ltx_2_mlx.trace import trace
+from reference_bridge.environment import cache_dir, find_cli
 
 pytestmark = pytest.mark.slow
+
+
+def with_cli(test: Callable[..., None]) -> Callable[..., None]:
+    skip = pytest.mark.skipif(not os.environ.get("LTX2_MLX_BIN"), reason="LTX2_MLX_BIN names no ltx-2-mlx")
+    marked: Callable[..., None] = pytest.mark.external_cli(skip(test))
+    return marked
 
 
 def test_both_engines_take_the_same_steps_in_turns(parity: Parity, tmp_path: Path) -> None:
@@ -50,8 +62,7 @@ def test_a_mode_without_an_official_pipeline_has_native_alone(parity: Parity) ->
     assert not [name for name in row if "÷" in name]
 
 
-@pytest.mark.external_cli
-@pytest.mark.skipif(not os.environ.get("LTX2_MLX_BIN"), reason="LTX2_MLX_BIN names no ltx-2-mlx")
+@with_cli
 def test_whole_processes_of_all_three_do_the_same_work(parity: Parity) -> None:
     row = external.measure(1, ["distilled"])["distilled"]
     parity.count(3)
@@ -63,3 +74,17 @@ def test_whole_processes_of_all_three_do_the_same_work(parity: Parity) -> None:
         pair = row[f"native ÷ {other}"]
         assert pair["not the same work"] == ["load"], row[other]["work"]
         assert {"process", "peak", "step", "text", "upsampler", "picture", "sound"} <= pair.keys()
+
+
+@with_cli
+@pytest.mark.parametrize("mode", ["one-stage", "distilled"])
+def test_clocks_change_no_byte_of_the_video(mode: str, parity: Parity, tmp_path: Path) -> None:
+    cli = find_cli(os.environ, cache_dir(os.environ) / "surveys").require()
+    files = checkpoint.make(cache_folder() / "arbitration")
+    case = replace(case_for_cli(steps=2, mode=mode), num_frames=1)
+    told = external.cli_run(case, files, cli, tmp_path / "clocks")()
+    parity.count(1)
+    assert all(told["stages_s"][name] > 0 for name in ("load", "gemma", "embeddings_processor", "vocoder", "video_decoder"))
+    asked = replace(external.job(case, files), output_path=str(tmp_path / "plain.mp4"))
+    plain = trace(asked, cli, {**os.environ, **same_blas()}, None, defaults=files.defaults(cli.version))
+    assert (tmp_path / "clocks" / "video.mp4").read_bytes() == plain.video_path.read_bytes()
