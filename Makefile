@@ -80,7 +80,7 @@ external-cli: setup
 	@test -x "$(LTX2_MLX_BIN)" || { echo 'name an installed ltx-2-mlx: make external-cli LTX2_MLX_BIN=PATH' >&2; exit 2; }
 	$(NATIVE) -m pytest parity/suites/test_external_cli.py -m external_cli -q -s
 
-# The same CLI with nothing of it changed in memory: a checkpoint of its own sizes. 10 GB in .cache and of memory, 6 to 10 minutes.
+# The same CLI with nothing of it changed in memory: a checkpoint of its own sizes. 10 GB in .cache and of memory, 4 to 10 minutes.
 external-cli-strict: export LTX2_MLX_BIN := $(LTX2_MLX_BIN)
 external-cli-strict: export LTX2_STRICT := 1
 external-cli-strict: setup
