@@ -17,14 +17,12 @@ from ltx_native.errors import UserError
 from ltx_native.verdict import current_fingerprints
 from parity.capture.native import request_of
 from parity.capture.reference import Checkpoint, ReferenceCache, ReferenceUnavailable
-from parity.capture.sides import ReferenceServer, native_side, reference_side
+from parity.capture.sides import ReferenceServer
 from parity.cases import Case
 from parity.checkpoints import ROOT, WORLD, cache_folder, named
-from parity.clip import Clip
-from parity.fidelity_command import WORLD_CLIP
+from parity.fidelity_command import both_sides
 from parity.fidelity_evidence import OUTPUT
 from parity.fidelity_policy import read_policy
-from parity.fidelity_run import Run
 from parity.fidelity_shown import Shown, show_prompts
 from parity.fidelity_store import Store
 from parity.fidelity_world import CASE, world_suite
@@ -66,19 +64,10 @@ def main() -> int:
 
 def side_by_side(session: Session, case: Case, say: Callable[[str], None]) -> Shown:
     """The suite's first prompts on both engines, in the settings of `parity fidelity`, whose videos are found again."""
-    checkpoint, opened, policy = session.checkpoint, session.native_checkpoint(), read_policy()
-    with ReferenceServer(checkpoint, case) as server:
-        run = Run(
-            suite=world_suite(),
-            native=native_side(checkpoint, case, "bfloat16"),
-            reference=reference_side(server),
-            embedder=Clip.open(WORLD_CLIP),
-            policy=policy,
-            store=Store(OUTPUT / "store"),
-            say=say,
-            ahead=True,
-            context=current_fingerprints(opened.fingerprint()),
-        )
+    opened = session.native_checkpoint()
+    with ReferenceServer(session.checkpoint, case) as server:
+        context, store = current_fingerprints(opened.fingerprint()), Store(OUTPUT / "store")
+        run = both_sides(server, "bfloat16", read_policy(), store, say=say, context=context)
         rate = opened.config.bwe.output_sampling_rate
         return show_prompts(run, PROMPTS, session.output, case.frame_rate, rate, session.fidelity().content)
 

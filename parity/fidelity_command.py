@@ -15,21 +15,24 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from ltx_native.errors import ConfigError, UserError
 from parity.cases import Case, Guidance
 from parity.fidelity_evidence import OUTPUT, RESULT, promote, write_result
 from parity.fidelity_gate import Pilot, Rung, judge_ladder
 from parity.fidelity_policy import FidelityPolicy, read_policy
-from parity.fidelity_run import FidelityResult, Run, run_fidelity, run_ladder, run_pilot, score_rows
+from parity.fidelity_run import FidelityResult, Run, Say, run_fidelity, run_ladder, run_pilot, score_rows
 from parity.fidelity_store import Side, Store, write_whole
-from parity.fidelity_suite import read_suite
+from parity.fidelity_suite import Suite, read_suite
 from parity.fidelity_tables import ladder_table, result_lines, shares
 from parity.fidelity_world import CASE, world_suite
 from parity.progress import counting
+
+if TYPE_CHECKING:
+    from parity.capture.sides import ReferenceServer
 
 WORLD: Final = Path(__file__).with_name("world") / "checkpoint"
 WORLD_CLIP: Final = Path(__file__).with_name("world") / "clip"
@@ -89,6 +92,37 @@ def case_of(options: argparse.Namespace) -> Case:
     )
 
 
+def both_sides(
+    server: ReferenceServer,
+    dtype: str,
+    policy: FidelityPolicy,
+    store: Store,
+    *,
+    suite: Suite | None = None,
+    clip: Path = WORLD_CLIP,
+    say: Say = lambda text: None,
+    context: Mapping[str, str] | None = None,
+) -> Run:
+    """Native against the server's reference in the server's case, the world's suite unless another one is given.
+
+    The reference makes its next video while native makes this one.
+    """
+    from parity.capture.sides import native_side, reference_side
+    from parity.clip import Clip
+
+    return Run(
+        suite=suite or world_suite(),
+        native=native_side(server.checkpoint, server.case, dtype),
+        reference=reference_side(server),
+        embedder=Clip.open(clip),
+        policy=policy,
+        store=store,
+        say=say,
+        ahead=True,
+        context=context or {},
+    )
+
+
 def rungs_of(options: argparse.Namespace) -> list[str]:
     """The rungs asked for by name, none for a run of the gate. Raises ConfigError for one that does not exist."""
     from parity.capture.degrade import RUNGS
@@ -105,9 +139,8 @@ def _run(options: argparse.Namespace) -> int:
     from ltx_native.verdict import current_fingerprints
     from parity.capture.degrade import RUNGS
     from parity.capture.reference import Checkpoint
-    from parity.capture.sides import ReferenceServer, native_side, reference_side
+    from parity.capture.sides import ReferenceServer, native_side
     from parity.checkpoints import named
-    from parity.clip import Clip
 
     policy = read_policy()
     suite = read_suite(options.suite) if options.suite else world_suite()
@@ -129,17 +162,8 @@ def _run(options: argparse.Namespace) -> int:
         return native_side(checkpoint, case, options.dtype, rung)
 
     with counting("prompts", options.quiet) as say, ReferenceServer(checkpoint, case) as server:
-        work = Run(
-            suite=suite,
-            native=side("none"),
-            reference=reference_side(server),
-            embedder=Clip.open(options.clip),
-            policy=policy,
-            store=Store(options.output / "store"),
-            say=say,
-            ahead=True,
-            context=current_fingerprints(opened.fingerprint()),
-        )
+        context, store = current_fingerprints(opened.fingerprint()), Store(options.output / "store")
+        work = both_sides(server, options.dtype, policy, store, suite=suite, clip=options.clip, say=say, context=context)
         if rungs:
             return _ladder(work, {name: side(name) for name in rungs}, options)
         needed = [name for name in policy.ladder.needed if name in RUNGS]

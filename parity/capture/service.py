@@ -96,18 +96,23 @@ class Service:
 
     def _stop(self) -> None:
         if self._process is not None:
-            assert self._process.stdin is not None
-            assert self._process.stdout is not None
-            with contextlib.suppress(BrokenPipeError):
-                self._process.stdin.close()
-            try:
-                self._process.wait(timeout=10)
-            except subprocess.TimeoutExpired:
-                self._process.kill()
-                self._process.wait()
-            self._process.stdout.close()
+            shut_down(self._process)
         if self._errors is not None:
             self._errors.close()
+
+
+def shut_down(process: subprocess.Popen[str]) -> None:
+    """End a process that works until its input ends: close its pipes, wait, and kill it when it does not go by itself."""
+    assert process.stdin is not None
+    assert process.stdout is not None
+    with contextlib.suppress(BrokenPipeError):
+        process.stdin.close()
+    try:
+        process.wait(timeout=10)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+    process.stdout.close()
 
 
 def _plain(value: Any) -> Any:

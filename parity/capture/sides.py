@@ -28,6 +28,7 @@ from ltx_native.pipelines.one_stage import one_stage
 from parity.capture.degrade import RUNGS
 from parity.capture.native import request_of
 from parity.capture.reference import ROOT, Checkpoint, ReferenceUnavailable, arguments_of, reference_python
+from parity.capture.service import shut_down
 from parity.cases import Case
 from parity.fidelity_store import Side
 from parity.trace import file_sha256
@@ -111,13 +112,7 @@ class ReferenceServer:
 
     def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
         if self._process is not None:
-            assert self._process.stdin is not None
-            self._process.stdin.close()
-            try:
-                self._process.wait(timeout=10)
-            except subprocess.TimeoutExpired:
-                self._process.kill()
-                self._process.wait()
+            shut_down(self._process)
         if self._errors is not None:
             self._errors.close()
         if self._folder is not None:

@@ -22,11 +22,11 @@ from parity.capture.native import request_of
 from parity.capture.reference import ROOT, Checkpoint, ReferenceCache, ReferenceUnavailable, arguments_of, reference_python
 from parity.cases import Case
 from parity.checkpoints import cache_folder
-from parity.gate import judge_tensors
 from parity.plugin import Parity
 from parity.results import CaseResult
 from parity.session import Session
 from parity.suites.inputs import Inputs, make_inputs
+from parity.suites.within import assert_within_bounds
 from parity.trace import Trace
 
 WORKER = Path(__file__).with_name("extend_worker.py")
@@ -96,18 +96,7 @@ def compared(request: pytest.FixtureRequest, extending: Session, clips: dict[str
 
 
 def test_every_site_is_within_its_bound(compared: tuple[Case, CaseResult], parity: Parity) -> None:
-    _, result = compared
-    assert not result.problem, result.problem
-    assert result.coverage is not None
-    parity.count(len(result.rows))
-    print(result.coverage.sentence())
-    judged = judge_tensors([result])
-    assert judged.verdict == "pass", judged.reasons
-    local = [(row.local.rel_l2, row.key) for row in result.rows if row.local is not None]
-    worst, key = max(local, key=lambda item: item[0])
-    print(f"{len(local)} outputs replayed, worst local rel_l2 {worst:.3g} at {key}")
-    for item in result.end_to_end:
-        print(f"{item.name} {item.metric} {item.value:.3g} (bound {item.bound:.3g})")
+    assert_within_bounds(compared[1], parity)
 
 
 def test_given_frames_stay_and_new_ones_are_made(compared: tuple[Case, CaseResult], extending: Session, parity: Parity) -> None:

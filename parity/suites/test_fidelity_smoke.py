@@ -13,14 +13,13 @@ import pytest
 
 import ltx_native  # noqa: F401  loads OpenBLAS ahead of MLX
 from parity.capture.reference import ReferenceUnavailable, reference_python
-from parity.capture.sides import ReferenceServer, native_side, reference_side
+from parity.capture.sides import ReferenceServer, native_side
 from parity.checkpoints import named
-from parity.clip import Clip
-from parity.fidelity_command import WORLD, WORLD_CLIP
+from parity.fidelity_command import WORLD, both_sides
 from parity.fidelity_policy import read_policy
 from parity.fidelity_run import FidelityResult, Run, run_fidelity
 from parity.fidelity_store import Store
-from parity.fidelity_world import CASE, reading, world_suite
+from parity.fidelity_world import CASE, reading
 
 pytestmark = [pytest.mark.fidelity, pytest.mark.xdist_group("fidelity")]
 
@@ -41,15 +40,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Run, Fi
     policy = replace(policy, pilot_videos=6, ladder=ladder)
     rungs = {name: native_side(checkpoint, SHORT, "float32", name) for name in SEVERE}
     with ReferenceServer(checkpoint, SHORT) as server:
-        run = Run(
-            suite=world_suite(),
-            native=native_side(checkpoint, SHORT, "float32"),
-            reference=reference_side(server),
-            embedder=Clip.open(WORLD_CLIP),
-            policy=policy,
-            store=Store(tmp_path_factory.mktemp("fidelity")),
-            ahead=True,
-        )
+        run = both_sides(server, "float32", policy, Store(tmp_path_factory.mktemp("fidelity")))
         yield run, run_fidelity(run, rungs, limit=PROMPTS)
 
 

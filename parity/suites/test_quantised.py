@@ -14,11 +14,11 @@ from ltx_native.convert import convert
 from parity.capture.reference import Checkpoint, ReferenceCache
 from parity.cases import Case, Image
 from parity.checkpoints import cache_folder
-from parity.gate import judge_tensors
 from parity.plugin import Parity
 from parity.results import CaseResult
 from parity.session import Session
 from parity.suites.inputs import make_inputs
+from parity.suites.within import assert_within_bounds
 from parity.world.dequantised import write_dequantised
 
 #: 32 is the only published group size that divides every width of the tiny model.
@@ -63,18 +63,7 @@ def result(quantised: Session) -> CaseResult:
 
 
 def test_every_site_is_within_its_bound(result: CaseResult, quantised: Session, parity: Parity) -> None:
-    assert not result.problem, result.problem
-    assert result.coverage is not None
-    parity.count(len(result.rows))
-    print(result.coverage.sentence())
-    judged = judge_tensors([result])
-    assert judged.verdict == "pass", judged.reasons
-    local = [(row.local.rel_l2, row.key) for row in result.rows if row.local is not None]
-    worst, key = max(local, key=lambda item: item[0])
-    name = f"{quantised.output.parent.name} {quantised.output.name}"
-    print(f"{name}: {len(local)} outputs replayed, worst local rel_l2 {worst:.3g} at {key}")
-    for item in result.end_to_end:
-        print(f"{item.name} {item.metric} {item.value:.3g} (bound {item.bound:.3g})")
+    assert_within_bounds(result, parity, f"{quantised.output.parent.name} {quantised.output.name}")
 
 
 def test_the_layers_compared_were_quantised_ones(result: CaseResult, quantised: Session) -> None:
