@@ -136,9 +136,9 @@ class Trace:
             path = self.folder / name
             if not path.is_file():
                 raise TraceError(f"{path}: missing, the manifest lists it")
-            kind = XXH3 if str(expected).startswith(XXH3) else ""
-            if (file_xxh3(path) if kind else file_sha256(path)) != expected:
-                raise TraceError(f"{path}: content differs from the manifest's {kind or 'sha256'} (truncated or edited)")
+            found = file_xxh3(path) if str(expected).startswith(XXH3) else file_sha256(path)
+            if found != expected:
+                raise TraceError(f"{path}: content differs from its hash in the manifest (truncated or edited)")
 
     def _read_records(self) -> list[Record]:
         path = self.folder / "records.jsonl"
