@@ -82,6 +82,9 @@ class Attention(nn.Module):
     ) -> mx.array:
         context = x if context is None else context
         v = self.to_v(context)  # (B, S, H*D)
+        if context_rows is not None:
+            # samples that share a context share its keys and values; whole rows are copied here, single numbers after the split
+            v = mx.take(v, context_rows, axis=0)
 
         if all_perturbed:
             # skip-layer guidance: attention becomes the identity on the values
@@ -89,13 +92,12 @@ class Attention(nn.Module):
         else:
             q = self.q_norm(self.to_q(x))
             k = self.k_norm(self.to_k(context))
+            if context_rows is not None:
+                k = mx.take(k, context_rows, axis=0)
             if pe is not None:
                 q = apply_rotary_emb(q, pe, self.rope_type)
                 k = apply_rotary_emb(k, pe if k_pe is None else k_pe, self.rope_type)
             q, k, values = self._split_heads(q), self._split_heads(k), self._split_heads(v)
-            if context_rows is not None:
-                # samples that share a context share its keys and values
-                k, values = mx.take(k, context_rows, axis=0), mx.take(values, context_rows, axis=0)
             out = attention(q, k, values, self.dim_head**-0.5, _per_head(mask))
             if perturbation_mask is not None:
                 keep = perturbation_mask[:, None]  # (B, 1, 1, 1)

@@ -104,5 +104,7 @@ def _shared_contexts(passes: Sequence[Pass]) -> tuple[list[tuple[mx.array, mx.ar
 def _rows(args: TransformerArgs | None, sources: list[int], running: list[int], context_of: list[int]) -> TransformerArgs:
     """``args`` for the passes now running, each taking its tokens from row ``sources[i]``."""
     assert args is not None
-    rows = mx.array([context_of[i] for i in running])
-    return replace(args, x=mx.take(args.x, mx.array(sources), axis=0), context_rows=rows)
+    rows = [context_of[i] for i in running]
+    in_order = rows == list(range(args.context.shape[0]))  # every sample has a context of its own: nothing to pick
+    x = args.x if sources == list(range(args.x.shape[0])) else mx.take(args.x, mx.array(sources), axis=0)
+    return replace(args, x=x, context_rows=None if in_order else mx.array(rows))
