@@ -11,7 +11,6 @@ import shutil
 import sys
 from collections.abc import Callable
 from functools import cache
-from typing import ParamSpec, TypeVar, cast
 
 import mlx.core as mx
 
@@ -21,8 +20,6 @@ _SQRT_2_PI = math.sqrt(2 / math.pi)
 _EXP2 = (1.0, 6.931472028550421e-1, 2.402264791363012e-1, 5.550332471162809e-2, 9.618437357674640e-3,
          1.339887440266574e-3, 1.535336188319500e-4)  # fmt: skip
 _ROUND = 1.5 * 2**23  # added to a float32, it leaves the nearest integer in the low bits
-P = ParamSpec("P")
-R = TypeVar("R")
 _FEW = 2048  # numbers: below that a call costs more than the arithmetic
 
 
@@ -39,11 +36,19 @@ def _exp2_fraction(f: mx.array) -> mx.array:
     return ((c6 * (f * f) + (c5 * f + c4)) * (f * f) + (c3 * f + c2)) * (f * f) + (c1 * f + c0)
 
 
-def _exp2_parts(x: mx.array) -> tuple[mx.array, mx.array]:
-    """Of 2^x for a finite x <= 0: the power of the fraction, and the bits of the whole power; those are 0 (and so is 2^x)
-    below -126. One loop, which a view of the bits would cut in three."""
-    rounded = (x + _ROUND) - _ROUND
-    return _exp2_fraction(x - rounded), (mx.maximum(rounded.astype(mx.int32), -127) + 127) << 23
+def _whole_power(x: mx.array) -> mx.array:
+    """The bits of 2^round(x) for a finite x <= 0; below -126 those of 0."""
+    return (mx.maximum(((x + _ROUND) - _ROUND).astype(mx.int32), -127) + 127) << 23
+
+
+def _times_fraction(x: mx.array, whole: mx.array) -> mx.array:
+    # rounds once more: a loop is faster than an array that is written and read
+    return _exp2_fraction(x - ((x + _ROUND) - _ROUND)) * whole
+
+
+def _exp2_below(x: mx.array) -> mx.array:
+    """2^x for a finite x <= 0, and 0 below -126, in two loops."""
+    return _fused_times_fraction(x, mx.view(_fused_whole_power(x), mx.float32))
 
 
 def _gelu_tanh(x: mx.array) -> mx.array:
@@ -58,9 +63,9 @@ def can_fuse() -> bool:
     return sys.platform != "linux" or shutil.which("g++") is not None
 
 
-def fused(function: Callable[P, R]) -> Callable[P, R]:
+def fused(function: Callable[..., mx.array]) -> Callable[..., mx.array]:
     """Compiled to one loop where that can be done, else as it is."""
-    return cast(Callable[P, R], mx.compile(function)) if can_fuse() else function
+    return mx.compile(function) if can_fuse() else function
 
 
 def _norm(x: mx.array, eps: float) -> mx.array:
@@ -72,7 +77,7 @@ def _weighted_norm(x: mx.array, weight: mx.array, eps: float) -> mx.array:
 
 
 _fused_gelu_tanh = fused(_gelu_tanh)
-_fused_exp2_parts = fused(_exp2_parts)
+_fused_whole_power, _fused_times_fraction = fused(_whole_power), fused(_times_fraction)
 _fused_norm, _fused_weighted_norm = fused(_norm), fused(_weighted_norm)
 
 
@@ -160,7 +165,6 @@ def attention(q: mx.array, k: mx.array, v: mx.array, scale: float, mask: mx.arra
     if small:
         out = mx.softmax(scores, axis=-1) @ v
     else:
-        fraction, whole = _fused_exp2_parts(scores - _highest(scores))
-        weights = fraction * mx.view(whole, mx.float32)
+        weights = _exp2_below(scores - _highest(scores))
         out = (weights @ v) / _totals(weights)
     return out.reshape(b, heads, t, d).astype(dtype)

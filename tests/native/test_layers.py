@@ -77,7 +77,8 @@ def test_gelu_tanh_in_both_dtypes() -> None:
     assert bool(mx.isnan(gelu_tanh(mx.array([math.nan]))).item())
 
 
-@pytest.mark.parametrize("length", [7, 90])  # below and above the size from which softmax is rebuilt
+# below and above the size from which softmax is rebuilt; rows that fold into columns and rows that do not
+@pytest.mark.parametrize("length", [7, 90, 150, 157])
 @pytest.mark.parametrize("groups", [4, 2, 1])
 @pytest.mark.parametrize("kind", ["none", "causal", "boolean", "additive"])
 def test_attention_against_float64(length: int, groups: int, kind: str) -> None:
@@ -110,6 +111,15 @@ def test_equal_keys_do_not_add_up_their_rounding(length: int) -> None:
     q, v = mx.tile(k[:, :, :1], (1, 1, 9, 1)), normal(1, 2, length, 16, seed=3)
     expected = numpy_attention(f64(q), f64(k), f64(v), 0.05, None)
     assert rel_l2(attention(q, k, v, 0.05, None), expected) < 6e-6
+
+
+@pytest.mark.parametrize("length", [9, 150])
+def test_scores_far_apart_and_infinite_masks(length: int) -> None:
+    """Weights below the smallest number are 0, and a key that an infinity leaves out has none."""
+    q, k, v = 40 * normal(1, 4, length, 16), 40 * normal(1, 4, length, 16, seed=1), normal(1, 4, length, 16, seed=2)
+    left_out = np.where(np.arange(length) % 3 == 0, -np.inf, 0.0)[None, None, None]
+    result = attention(q, k, v, 0.25, mx.array(left_out.astype(np.float32)))
+    assert rel_l2(result, numpy_attention(f64(q), f64(k), f64(v), 0.25, left_out)) <= 6e-4  # scores in the thousands
 
 
 def test_a_nan_is_not_hidden_by_softmax() -> None:

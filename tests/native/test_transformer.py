@@ -11,6 +11,7 @@ from mlx.utils import tree_flatten
 
 from ltx_native.transformer.args import context_bias, self_attention_bias
 from ltx_native.transformer.modality import Modality
+from ltx_native.transformer.passes import Pass, run_batched, run_one
 from ltx_native.transformer.perturbations import (
     BatchedPerturbationConfig,
     Perturbation,
@@ -63,6 +64,27 @@ def test_a_sample_does_not_depend_on_its_batch(kind: PerturbationType | None) ->
         alone = model(row(video, i), row(audio, i), BatchedPerturbationConfig([config]))
         assert close(together[0][i : i + 1], alone[0])
         assert close(together[1][i : i + 1], alone[1])
+
+
+@pytest.mark.parametrize(
+    "names", ["cond", "cond uncond", "cond stg", "cond uncond stg", "cond stg uncond", "cond uncond modality stg"]
+)
+def test_batched_passes_agree_with_each_alone(names: str) -> None:
+    """Whichever passes share a text: each reads its own, from the first block on and where it joins later."""
+    model = tiny_transformer()
+    video, audio = modalities()
+    cond = Pass("cond", video.context, audio.context)
+    made = {
+        "cond": cond,
+        "uncond": Pass("uncond", -video.context, -audio.context),
+        "stg": replace(cond, perturbations=skips(PerturbationType.SKIP_VIDEO_SELF_ATTN, blocks=[1])),
+        "modality": replace(cond, perturbations=skips(PerturbationType.SKIP_A2V_CROSS_ATTN)),
+    }
+    jobs = [made[name] for name in names.split()]
+    for job, batched in zip(jobs, run_batched(model, video, audio, jobs), strict=True):
+        alone = run_one(model, video, audio, job)
+        assert close(batched[0], alone[0])
+        assert close(batched[1], alone[1])
 
 
 @pytest.mark.parametrize("kind", KINDS)
