@@ -35,6 +35,7 @@ from reference_bridge.survey import Survey
 CLI = "ltx-2-mlx"
 STAGES = {
     "load": ("load",),
+    "source": ("source", "video_encoder", "audio_encoder"),
     "text": ("tokens", "context", "gemma", "embeddings_processor"),
     "denoising": (),  # the sum of the steps
     "upsampler": ("upsampler", "upsampled"),
@@ -133,7 +134,7 @@ def job(case: Case, files: checkpoint.Files) -> Job:
 def summary(runs: Mapping[str, Sequence[Run]]) -> dict[str, Any]:
     """Spreads by engine over common stages, the work they did, and of native ÷ every other one what may be compared."""
     told = {engine: [common(run) for run in found] for engine, found in runs.items()}
-    found: dict[str, Any] = {engine: modes.about(rows) | {"work": work(rows[0])} for engine, rows in told.items()}
+    found: dict[str, Any] = {engine: modes.about(rows) | {"work": work(engine, rows[0])} for engine, rows in told.items()}
     for engine in told:
         if engine != "native":
             unlike = [s for s in (*STAGES, REST) if not same(found["native"]["work"].get(s), found[engine]["work"].get(s))]
@@ -152,15 +153,16 @@ def common(run: Run) -> Run:
     return found
 
 
-def work(run: Run) -> dict[str, Any]:
-    """What each stage had to do. No entry: the stage did nothing."""
+def work(engine: str, run: Run) -> dict[str, Any]:
+    """What each stage of a `common` run had to do. No entry: the stage did nothing."""
     did, weights = run["work"], run["work"]["weights"]
 
     def size(*components: str) -> int:
         return sum(weights.get(component, 0) for component in components)
 
-    found = {
-        "load": {"weights": size(*weights)},
+    found: dict[str, dict[str, Any]] = {
+        "load": {"weights": size(*weights), "files": "split" if engine == CLI else "official"},
+        "source": {"weights": size("video_encoder", "audio_encoder") if run["stages_s"]["source"] else 0},
         "text": {"prompts": did["calls"]["embeddings_processor"], "weights": size("gemma", "embeddings_processor")},
         "denoising": {"tokens": did["tokens"], "steps": len(run["steps"]), "weights": size("transformer")},
         "upsampler": {"weights": size("upsampler")},

@@ -69,10 +69,12 @@ def test_whole_processes_of_all_three_do_the_same_work(parity: Parity) -> None:
     for engine in ("native", "official", external.CLI):
         assert row[engine]["steps"] == 11
         assert row[engine]["work"]["denoising"]["tokens"] == [[2, 9], [8, 9]]
-        assert all(row[engine]["stages_s"][stage]["min"] > 0 for stage in external.STAGES)
+        assert all(row[engine]["stages_s"][stage]["min"] > 0 for stage in external.STAGES if stage != "source")
+        assert row[engine]["stages_s"]["source"]["max"] == 0
     for other in ("official", external.CLI):
         pair = row[f"native ÷ {other}"]
-        assert pair["not the same work"] == ["load"], row[other]["work"]
+        assert set(pair["not the same work"]) <= {"load"}, row[other]["work"]
+        assert ("load" in pair) is (other == "official")
         assert {"process", "peak", "step", "text", "upsampler", "picture", "sound"} <= pair.keys()
 
 

@@ -128,6 +128,8 @@ def test_a_native_run_tells_what_it_worked_on(tmp_path: Path):
     assert told["work"]["shapes"]["video_decoder"] == [1, 3, 41, 64, 64]
     assert told["work"]["calls"]["embeddings_processor"] == 2
     assert len(told["steps"]) == 2
+    assert told["stages_s"]["source"] > 0
+    assert "tokens" not in told["stages_s"]
     found = external.common(told)
     assert found["stages_s"]["rest"] > 0
     assert sum(found["stages_s"].values()) == pytest.approx(told["process_s"])
@@ -139,6 +141,7 @@ def _run(cpu: float, *, sound: int = 1000, loaded: int = 0) -> dict:
     stages = dict.fromkeys(("load", "gemma", "video_decoder", "vocoder"), cpu)
     weights = {"gemma": 50, "transformer": 300, "video_decoder": 4000, "vocoder": sound, "video_encoder": loaded}
     shapes = {"video_decoder": [1, 3, 9, 64, 64], "vocoder": [1, 2, 15840]}
+    weights = {name: count for name, count in weights.items() if count}
     work = {"calls": {"embeddings_processor": 2}, "weights": weights, "shapes": shapes, "tokens": [[8, 9]]}
     spent = {"process_s": 10 * cpu, "process_cpu_s": 10 * cpu, "peak_bytes": int(1e9 * cpu)}
     return {"steps": [{"seconds": cpu, "cpu_s": cpu}] * 2, "stages_s": stages, "stages_cpu_s": stages, "work": work, **spent}

@@ -16,7 +16,7 @@ from reference_bridge.adapters.clocks import Clocks
 from reference_bridge.adapters.ltx_2_mlx.tap import ENTRIES, ROOTS
 
 _ENCODER = "ltx_core_mlx.text_encoders.gemma.encoders.base_encoder"
-_AT_ONCE = ("transformer",)  # evaluated by the CLI itself as soon as it is loaded
+_AT_ONCE = ("transformer", "gemma")  # evaluated by the CLI itself as soon as they are loaded
 # Functions whose work is loading, beside the modules' own: module, class, method. Absent ones do no work.
 _LOADS = (
     (_ENCODER, "GemmaLanguageModel", "load"),
@@ -50,8 +50,7 @@ class CliClocks(Clocks):
             with self.timing("load"):
                 result = load(module, *args, **kwargs)
                 if component in _AT_ONCE:
-                    self._mx.eval(module.parameters())
-            self.weights[component] = sum(array.size for _, array in self._flatten(module.parameters()))
+                    self._read(component, module)
             if component != "gemma":  # goes through its layers from outside
                 self._clock(component, type(module))
             return result
@@ -61,6 +60,11 @@ class CliClocks(Clocks):
             self._replace(module, owner, name, self._loading)
         self._replace(_ENCODER, "GemmaLanguageModel", "get_all_hidden_states", functools.partial(self.timed, "gemma"))
         importlib.import_module("ltx_pipelines_mlx.utils.samplers").tqdm = self.stepping  # type: ignore[attr-defined]
+
+    def _read(self, component: str, module: Any) -> None:
+        """Weights count when they are read: a component that is loaded and not used costs nothing."""
+        self._mx.eval(module.parameters())
+        self.weights[component] = sum(array.size for _, array in self._flatten(module.parameters()))
 
     def _loading(self, real: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(real)
@@ -88,7 +92,7 @@ class CliClocks(Clocks):
             if id(module) not in loaded:
                 loaded.add(id(module))
                 with self.timing("load"):
-                    self._mx.eval(module.parameters())
+                    self._read(component, module)
             if component != "transformer":
                 return call(module, *args, **kwargs)
             given = signature.bind(module, *args, **kwargs).arguments
