@@ -75,7 +75,8 @@ def pin() -> str:
     core = max(os.sched_getaffinity(0))
     os.sched_setaffinity(0, {core})
     try:
-        os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))
+        # In turns: two of one priority, one of which waits busily for the other, would otherwise stand still for ever.
+        os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(1))
     except OSError as error:
         return f"one core, usual priority ({error.strerror})"
     return "one core, real-time priority"
