@@ -10,6 +10,7 @@ import mlx.nn as nn
 from ltx_native.activations import silu
 
 PIECE_BYTES = 32 * 2**20  # what a CPU works on at a time: input of an activation, spread-out input of a 3-D convolution
+UNFOLDED_BYTES = 128 * 2**20  # of the input of a 3-D convolution that MLX unfolds
 
 
 class SiLU(nn.Module):
@@ -129,44 +130,61 @@ def conv1d_transposed(x: mx.array, weight: mx.array, stride: int, padding: int) 
 
 
 def conv3d(x: mx.array, weight: mx.array, padding: tuple[int, int, int]) -> mx.array:
-    """Stride 1. MLX's CPU backend unfolds 27 copies of the input; there, shifted matrix products over 3 copies do it."""
-    if on_cpu():
-        clips = [_conv3d_by_matmul(one[None], weight, padding) for one in x]
-        return clips[0] if len(clips) == 1 else mx.concatenate(clips)
-    return mx.conv3d(x, weight, padding=padding)
-
-
-def _conv3d_by_matmul(x: mx.array, weight: mx.array, padding: tuple[int, int, int]) -> mx.array:
-    o, kf, kh, kw, c = weight.shape
+    """Stride 1, in float32 on a CPU, where MLX unfolds kF·kH·kW copies of the input: a few frames at a time while they fit into
+    `UNFOLDED_BYTES`, else by shifted matrix products over kW copies, for which the weights are laid out anew."""
+    if not on_cpu():
+        return mx.conv3d(x, weight, padding=padding)
+    _, kf, kh, kw, c = weight.shape
     pf, ph, pw = padding
-    source = x.shape[1]
     frames, rows, columns = (n + 2 * p - k + 1 for n, p, k in zip(x.shape[1:4], padding, (kf, kh, kw), strict=True))
-    h, width = x.shape[2] + 2 * ph, x.shape[3] + 2 * pw
-    reach = ((kf - 1) * h + kh - 1) * width
+    step = UNFOLDED_BYTES // (rows * columns * kf * kh * kw * c * 4)
+    if step:
+        some = _by_unfolding(weight, (ph, pw))
+    else:
+        step = max(1, PIECE_BYTES // ((x.shape[2] + 2 * ph) * (x.shape[3] + 2 * pw) * kw * c * 4))
+        some = _by_matmul(weight, (ph, pw))
+
+    def clip(one: mx.array) -> mx.array:
+        out = mx.zeros((1, frames, rows, columns, weight.shape[0]), dtype=x.dtype)
+        for start in range(0, frames, step):
+            stop = min(start + step, frames)
+            first, last = start - pf, stop - pf + kf - 1
+            slab = one[:, max(0, first) : last].astype(mx.float32)
+            slab = mx.pad(slab, [(0, 0), (max(0, -first), max(0, last - one.shape[1])), (0, 0), (0, 0), (0, 0)])
+            out[:, start:stop] = some(slab).astype(x.dtype)
+            if step < frames:
+                mx.eval(out)
+        return out
+
+    clips = [clip(one[None]) for one in x]
+    return clips[0] if len(clips) == 1 else mx.concatenate(clips)
+
+
+def _by_unfolding(weight: mx.array, padding: tuple[int, int]) -> Callable[[mx.array], mx.array]:
+    w = weight.astype(mx.float32)
+    return lambda slab: mx.conv3d(slab, w, padding=(0, *padding))
+
+
+def _by_matmul(weight: mx.array, padding: tuple[int, int]) -> Callable[[mx.array], mx.array]:
+    """The convolution of slabs (1, F, H, W, C) without padding of frames, as a function that keeps the weights' new layout.
+
+    In the padded slab, laid out as one row of channels per place, a neighbour is a fixed number of rows away. A frame more
+    lets the last places read past the end; what falls on the margins is cut off.
+    """
+    o, kf, kh, kw, c = weight.shape
+    ph, pw = padding
     w = weight.transpose(1, 2, 3, 4, 0).reshape(kf, kh, kw * c, o).astype(mx.float32)
 
-    def piece(start: int, count: int) -> mx.array:
-        """Output frames `start` to `start + count`.
-
-        In the padded slab, laid out as one row of channels per place, a neighbour is a fixed number of rows away. The
-        extra frame lets the last places read past the end; what falls on the margins is cut off.
-        """
-        first, last = start - pf, start - pf + count + kf - 1
-        slab = x[:, max(0, first) : last].astype(mx.float32)
-        slab = mx.pad(slab, [(0, 0), (max(0, -first), max(0, last - source) + 1), (ph, ph), (pw, pw), (0, 0)])
-        flat, size = slab.reshape(-1, c), count * h * width
+    def some(slab: mx.array) -> mx.array:
+        count, rows, columns = (n + 2 * p - k + 1 for n, p, k in zip(slab.shape[1:4], (0, ph, pw), (kf, kh, kw), strict=True))
+        slab = mx.pad(slab, [(0, 0), (0, 1), (ph, ph), (pw, pw), (0, 0)])
+        h, width = slab.shape[2:4]
+        flat, size, reach = slab.reshape(-1, c), count * h * width, ((kf - 1) * h + kh - 1) * width
         spread = mx.concatenate([flat[i : i + size + reach] for i in range(kw)], axis=1)  # (places, kw * C)
         out = spread[:size] @ w[0, 0]
         for i, j in list(product(range(kf), range(kh)))[1:]:
             shift = (i * h + j) * width
             out = mx.addmm(out, spread[shift : shift + size], w[i, j])
-        return out.reshape(1, count, h, width, o)[:, :, :rows, :columns].astype(x.dtype)
+        return out.reshape(1, count, h, width, o)[:, :, :rows, :columns]
 
-    step = max(1, PIECE_BYTES // (h * width * kw * c * 4))
-    out = mx.zeros((1, frames, rows, columns, o), dtype=x.dtype)
-    for start in range(0, frames, step):
-        stop = min(start + step, frames)
-        out[:, start:stop] = piece(start, stop - start)
-        if step < frames:
-            mx.eval(out)
-    return out
+    return some

@@ -11,16 +11,19 @@ from tests.native.media_networks import normal, randomized, rel_l2
 
 
 @pytest.mark.parametrize("padding", [(0, 1, 1), (1, 1, 1), (0, 0, 0)])
-@pytest.mark.parametrize("piece_bytes", [1, 40_000, 2**30])
+@pytest.mark.parametrize(("unfolded_bytes", "piece_bytes"), [(0, 1), (0, 40_000), (0, 2**30), (90_000, 1), (2**30, 1)])
 def test_conv3d_in_pieces_is_the_convolution(
-    monkeypatch: pytest.MonkeyPatch, padding: tuple[int, int, int], piece_bytes: int
+    monkeypatch: pytest.MonkeyPatch, padding: tuple[int, int, int], unfolded_bytes: int, piece_bytes: int
 ) -> None:
+    monkeypatch.setattr(conv, "UNFOLDED_BYTES", unfolded_bytes)
     monkeypatch.setattr(conv, "PIECE_BYTES", piece_bytes)
     x, weight = normal(2, 5, 6, 7, 8), normal(4, 3, 3, 3, 8, seed=2)
     assert rel_l2(conv.conv3d(x, weight, padding), mx.conv3d(x, weight, padding=padding)) < 3e-6
 
 
-def test_conv3d_keeps_bfloat16_and_sums_in_float32() -> None:
+@pytest.mark.parametrize("unfolded_bytes", [0, 2**30])
+def test_conv3d_keeps_bfloat16_and_sums_in_float32(monkeypatch: pytest.MonkeyPatch, unfolded_bytes: int) -> None:
+    monkeypatch.setattr(conv, "UNFOLDED_BYTES", unfolded_bytes)
     x, weight = normal(1, 3, 6, 6, 64).astype(mx.bfloat16), normal(8, 3, 3, 3, 64, seed=2).astype(mx.bfloat16)
     out = conv.conv3d(x, weight, (0, 1, 1))
     assert out.dtype == mx.bfloat16

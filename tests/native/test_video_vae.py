@@ -67,11 +67,15 @@ def test_decoder_looks_ahead(decoder: VideoDecoder) -> None:
     assert rel_l2(decoder(changed)[:, :9], decoder(z)[:, :9]) > 1e-3
 
 
-def test_small_pieces_change_nothing(monkeypatch: pytest.MonkeyPatch, decoder: VideoDecoder, encoder: VideoEncoder) -> None:
+@pytest.mark.parametrize("unfolded_bytes", [0, 200_000])
+def test_small_pieces_change_nothing(
+    monkeypatch: pytest.MonkeyPatch, decoder: VideoDecoder, encoder: VideoEncoder, unfolded_bytes: int
+) -> None:
     z, x = normal(2, 3, 2, 2, 16), normal(2, 9, 32, 64, 3)
     decoded, encoded = decoder(z), encoder(x)
     mx.eval(decoded, encoded)
     monkeypatch.setattr(conv, "PIECE_BYTES", 2000)
+    monkeypatch.setattr(conv, "UNFOLDED_BYTES", unfolded_bytes)
     assert rel_l2(decoder(z), decoded) < 3e-6
     assert rel_l2(encoder(x), encoded) < 3e-6
 
