@@ -74,11 +74,11 @@ bench-block: setup
 	test -d .cache/full-size || $(NATIVE) -m parity.world.full_size .cache/full-size
 	$(NATIVE) -m parity.bench block
 
-# The real ltx-2-mlx, installed outside: served through the bridge, traced, killed, arbitrated. Minutes; 1.9 GB in .cache.
+# The real ltx-2-mlx, installed outside: served through the bridge, traced, killed, arbitrated, timed. Half an hour; 8.5 GB in .cache.
 external-cli: export LTX2_MLX_BIN := $(LTX2_MLX_BIN)
 external-cli: setup
 	@test -x "$(LTX2_MLX_BIN)" || { echo 'name an installed ltx-2-mlx: make external-cli LTX2_MLX_BIN=PATH' >&2; exit 2; }
-	$(NATIVE) -m pytest parity/suites/test_external_cli.py -m external_cli -q -s
+	$(NATIVE) -m pytest parity/suites/test_external_cli.py parity/suites/test_bench.py -m external_cli -q -s
 
 # The same CLI with nothing of it changed in memory: a checkpoint of its own sizes. 10 GB in .cache and of memory, 4 to 10 minutes.
 external-cli-strict: export LTX2_MLX_BIN := $(LTX2_MLX_BIN)
