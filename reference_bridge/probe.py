@@ -27,7 +27,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
-from functools import cache, partial
+from functools import cache, partial, wraps
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple, Protocol, TextIO
 
@@ -449,7 +449,7 @@ def tap_torch(
     skip_root: bool = False,
     own: Mapping[str, Callable[[Any], Any]] | None = None,
 ) -> list[Any]:
-    """Hook every wanted module under `root`; the hooks' handles. Hooks only look: the outputs are the same bits without them.
+    """Record every wanted module under `root`; handles to `remove`. Taps only look: the outputs are the same bits without them.
 
     `entries` names, by type, the method of a module that is not entered by `forward`. `own` gives, by type, the part of an
     output that the module made; the rest it was handed, and is left out where inputs are.
@@ -463,22 +463,34 @@ def tap_torch(
         method = (entries or {}).get(name)
         if method is not None:
             setattr(module, method, recorder.wrap(site, name, getattr(module, method)))
-        elif recorder.outputs_only:
-            handles.append(_hook_output(recorder, site, module, (own or {}).get(name)))
+        elif recorder.outputs_only and path:  # a root's `forward` may be called for a tile of its input
+            handles.append(_Recorded(recorder, site, module, (own or {}).get(name)))
         else:
             handles += _hook(recorder, site, module)
     return handles
 
 
-def _hook_output(recorder: Recorder, site: str, module: Any, own: Callable[[Any], Any] | None) -> Any:
-    type_name = type(module).__name__
+class _Recorded:
+    """A module whose outputs are recorded, until `remove`. Half of what a hook would cost is PyTorch's way to it."""
 
-    def after(_: Any, args: tuple[Any, ...], output: Any) -> None:
-        start = time.perf_counter()
-        recorder.emit(site, "module", type_name, {}, output if own is None else own(output))
-        recorder.seconds += time.perf_counter() - start
+    def __init__(self, recorder: Recorder, site: str, module: Any, own: Callable[[Any], Any] | None) -> None:
+        forward, type_name = module.forward, type(module).__name__
+        self._module, self._before = module, vars(module).get("forward")
 
-    return module.register_forward_hook(after)
+        @wraps(forward)
+        def recorded(*args: Any, **kwargs: Any) -> Any:
+            output = forward(*args, **kwargs)
+            start = time.perf_counter()
+            recorder.emit(site, "module", type_name, {}, output if own is None else own(output))
+            recorder.seconds += time.perf_counter() - start
+            return output
+
+        module.forward = recorded
+
+    def remove(self) -> None:
+        del self._module.forward
+        if self._before is not None:
+            self._module.forward = self._before
 
 
 def _hook(recorder: Recorder, site: str, module: Any) -> list[Any]:
