@@ -147,8 +147,7 @@ def reference_fingerprint() -> str:
     bridge = ROOT / "reference_bridge"
     adapter = bridge / "adapters" / "official"
     files = [path for path in adapter.rglob("*.py") if path.is_file()] if adapter.is_dir() else []
-    probe = bridge / "probe.py"
-    return _files_sha256(bridge, [*files, *([probe] if probe.is_file() else [])])
+    return _files_sha256(bridge, [*files, *bridge.glob("probe*.py")])
 
 
 def policy_fingerprint() -> str:

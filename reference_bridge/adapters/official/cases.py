@@ -9,7 +9,7 @@ from typing import Any
 
 from reference_bridge.adapters.official import patches
 from reference_bridge.adapters.official.checks import BadInput, safetensors_header
-from reference_bridge.probe import TorchBackend, write_safetensors
+from reference_bridge.probe_trace import TorchBackend, write_safetensors
 
 _WEIGHTS = "weights/"
 

@@ -15,7 +15,9 @@ from reference_bridge.adapters.official import draws, patches, provenance
 from reference_bridge.adapters.official.checks import BadInput, gemma_config, model_config
 from reference_bridge.adapters.official.inputs import check_files
 from reference_bridge.adapters.official.sites import OfficialSites
-from reference_bridge.probe import SKETCH_SEED, SKETCH_SUMS, Recorder, TorchBackend, TraceWriter
+from reference_bridge.probe import Recorder
+from reference_bridge.probe_sketch import SKETCH_SEED, SKETCH_SUMS
+from reference_bridge.probe_trace import TorchBackend, TraceWriter
 
 
 def run(args: argparse.Namespace) -> int:

@@ -7,8 +7,7 @@ import platform
 from importlib import metadata
 from pathlib import Path
 
-from reference_bridge import probe
-from reference_bridge.probe import file_sha256
+from reference_bridge.probe_trace import file_sha256
 
 PACKAGES = (
     "torch", "ltx-core", "ltx-pipelines", "torchaudio", "transformers", "tokenizers", "sentencepiece", "safetensors",
@@ -30,7 +29,8 @@ def versions() -> dict[str, str | None]:
 def code_sha256() -> str:
     """One hash over the sources that drive and observe the reference."""
     digest = hashlib.sha256()
-    for path in [Path(probe.__file__), *sorted(Path(__file__).parent.glob("*.py"))]:
+    here = Path(__file__).parent
+    for path in [*sorted(here.parents[1].glob("probe*.py")), *sorted(here.glob("*.py"))]:
         digest.update(path.name.encode() + b"\0" + path.read_bytes())
     return digest.hexdigest()
 

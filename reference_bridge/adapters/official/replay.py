@@ -12,7 +12,8 @@ from typing import Any
 from reference_bridge.adapters.official import arguments, patches, provenance
 from reference_bridge.adapters.official.checks import BadInput, gemma_config, safetensors_header
 from reference_bridge.adapters.official.components import Components
-from reference_bridge.probe import Recorder, TorchBackend, TraceWriter, Tree, file_sha256
+from reference_bridge.probe import Recorder
+from reference_bridge.probe_trace import TorchBackend, TraceWriter, Tree, file_sha256
 
 # Noise levels and coordinates stay in the recorded precision: a timestep of 723.4 rounded to bfloat16 would be another
 # timestep, and rotary angles reach 15,000 radians, so that one rounding of a coordinate moves them by a thousandth.

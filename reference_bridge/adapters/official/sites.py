@@ -7,7 +7,8 @@ from typing import Any
 
 from reference_bridge.adapters.official.draws import modality_of
 from reference_bridge.adapters.official.patches import replace_everywhere
-from reference_bridge.probe import Recorder, Tree, bound, tap_torch
+from reference_bridge.probe import Recorder, bound, tap_torch
+from reference_bridge.probe_trace import Tree
 
 # Which method of a ModelLedger builds which component.
 BUILDERS = {

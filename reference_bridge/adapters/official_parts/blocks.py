@@ -16,7 +16,8 @@ from typing import Any
 from reference_bridge.adapters.official import patches, provenance
 from reference_bridge.adapters.official.checks import BadInput, safetensors_header
 from reference_bridge.adapters.service import Answer, timed
-from reference_bridge.probe import Recorder, TorchBackend, TraceWriter, tap_torch
+from reference_bridge.probe import Recorder, tap_torch
+from reference_bridge.probe_trace import TorchBackend, TraceWriter
 
 MODALITIES = ("video", "audio")
 
