@@ -165,8 +165,9 @@ def certify(
 
     Raises `ReferenceUnavailable` without a reference, and `RuntimeError` when the port without any fault is flagged.
     """
+    from parity.cache_folder import cache_folder
     from parity.capture.reference import ReferenceCache
-    from parity.checkpoints import cache_folder, tiny
+    from parity.checkpoints import tiny
     from parity.checks.exam import Evidence
     from parity.faults.registry import facts, fault, load
 

@@ -3,20 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from pathlib import Path
 
+from parity.cache_folder import cache_folder
 from parity.capture.reference import Checkpoint
 from parity.world import layout, presets, random_checkpoint, signal_bases, tokenizer_files
 from parity.world.random_checkpoint import paths, write_checkpoint
 
-ROOT = Path(__file__).resolve().parents[1]
 WORLD = Path(__file__).with_name("world") / "checkpoint"
-
-
-def cache_folder() -> Path:
-    """Where captures and made checkpoints are kept: `LTX_PARITY_CACHE`, else `.cache` of the checkout."""
-    return Path(os.environ.get("LTX_PARITY_CACHE") or ROOT / ".cache")
 
 
 def tiny() -> Checkpoint:

@@ -15,11 +15,12 @@ os.environ.setdefault("MLX_ENABLE_TF32", "0")
 from ltx_native.dispatch import BridgeFailed, InferenceEngine
 from ltx_native.errors import UserError
 from ltx_native.verdict import current_fingerprints
+from parity.cache_folder import ROOT, cache_folder
 from parity.capture.native import request_of
 from parity.capture.reference import Checkpoint, ReferenceCache, ReferenceUnavailable
 from parity.capture.sides import ReferenceServer
 from parity.cases import Case
-from parity.checkpoints import ROOT, WORLD, cache_folder, named
+from parity.checkpoints import WORLD, named
 from parity.fidelity_command import both_sides
 from parity.fidelity_evidence import OUTPUT
 from parity.fidelity_policy import read_policy

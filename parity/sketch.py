@@ -1,6 +1,6 @@
 """Error norms from sketches: how far two tensors are apart, without the tensors.
 
-A sketch is `probe.sketch`'s: signed sums of a tensor in the reference's layout, with its exact norm. The sketch of a
+A sketch is `probe_sketch.sketch`'s: signed sums of a tensor in the reference's layout, with its exact norm. The sketch of a
 difference is the difference of two, so its length estimates ‖n − r‖: with k = 509 sums the estimate has a relative standard
 deviation of at most 1/√(2k) = 3.1 %, whatever the tensors. Tensors of up to k elements are kept whole, but for their signs.
 """
@@ -19,8 +19,9 @@ from parity.align import Alignment
 from parity.compare import spread
 from parity.metrics import MetricError
 from parity.sites import compared_outputs, to_reference_layout
+from parity.sketch_kernel import fast_sketch
 from parity.trace import Key, Record, Trace, TraceWriter, Tree, leaves
-from reference_bridge.probe_sketch import SKETCH_SEED, SKETCH_SUMS, Sketch, merge, sketch
+from reference_bridge.probe_sketch import SKETCH_SEED, SKETCH_SUMS, Sketch, merge
 
 __all__ = [
     "SKETCH_SEED",
@@ -61,7 +62,7 @@ def of(array: Array, mask: Array | None = None) -> Sketch:
     """Sketch of a tensor in the reference's layout, tokens outside ``mask`` (B, T) counted as 0."""
     if mask is not None and array.shape[:2] == mask.shape:
         array = np.where(mask.reshape(mask.shape + (1,) * (array.ndim - 2)).astype(bool), array, 0)
-    return sketch(np.ascontiguousarray(array).reshape(-1))
+    return fast_sketch(np.ascontiguousarray(array).reshape(-1))
 
 
 def sketching(writer: TraceWriter, site: str, mask: Array | None = None) -> Callable[[Array, str], dict[str, Any]]:
@@ -70,9 +71,8 @@ def sketching(writer: TraceWriter, site: str, mask: Array | None = None) -> Call
     def store(array: Array, dtype: str) -> dict[str, Any]:
         moved = to_reference_layout(site, array)
         found = of(moved, mask)
-        kept = writer.store(found.sums[: moved.size])
         rest = {"shape": list(moved.shape), "dtype": dtype, "norm": math.sqrt(found.energy), "finite": found.finite}
-        return {"sketch": kept["tensor"], **rest}
+        return {"sketch": writer.keep(found.sums[: moved.size]), **rest}
 
     return store
 

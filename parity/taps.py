@@ -51,10 +51,14 @@ def _signature(call: Callable[..., Any]) -> inspect.Signature:
 
 
 class Taps:
-    """Taps on every module of the roots given to `add`; `restore` puts the classes back."""
+    """Taps on every module of the roots given to `add`; `restore` puts the classes back.
 
-    def __init__(self, on_call: OnCall) -> None:
+    ``binds`` says at which sites arguments are put to names; elsewhere ``on_call`` gets none.
+    """
+
+    def __init__(self, on_call: OnCall, binds: Callable[[str], bool] | None = None) -> None:
         self._on_call = on_call
+        self._binds = binds
         self._swapped: list[tuple[nn.Module, type]] = []
 
     def add(self, component: str, root: nn.Module, wants: Callable[[str], bool] | None = None) -> None:
@@ -63,7 +67,7 @@ class Taps:
             if wants is not None and not wants(site):
                 continue
             original = type(module)
-            module.__class__ = _tap_class(original, site, self._on_call)
+            module.__class__ = _tap_class(original, site, self._on_call, self._binds is None or self._binds(site))
             self._swapped.append((module, original))
 
     def restore(self) -> None:
@@ -88,10 +92,10 @@ def tapped(roots: Mapping[str, nn.Module], on_call: OnCall) -> Iterator[Taps]:
         taps.restore()
 
 
-def _tap_class(original: type, site: str, on_call: OnCall) -> type:
+def _tap_class(original: type, site: str, on_call: OnCall, binds: bool) -> type:
     def call(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
         output = original.__call__(self, *args, **kwargs)
-        on_call(site, self, bind(original.__call__, (self, *args), kwargs), output)
+        on_call(site, self, bind(original.__call__, (self, *args), kwargs) if binds else {}, output)
         return output
 
     call.__wrapped__ = original.__call__  # type: ignore[attr-defined]  # the signature by which a replay hands arguments over

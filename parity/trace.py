@@ -218,6 +218,10 @@ class TraceWriter:
 
     def store(self, array: Array, dtype: str | None = None) -> dict[str, Any]:
         """Store a tensor once by content and return its leaf; ``dtype`` names the original type when it was cast."""
+        return {"tensor": self.keep(array), "shape": list(array.shape), "dtype": dtype or str(array.dtype)}
+
+    def keep(self, array: Array) -> str:
+        """Store an array once by content and return its key."""
         contiguous = np.ascontiguousarray(array)
         digest = xxhash.xxh3_128(f"{contiguous.dtype.str}{contiguous.shape}".encode())
         digest.update(contiguous.data if contiguous.size else b"")
@@ -228,7 +232,7 @@ class TraceWriter:
             self._pending_bytes += contiguous.nbytes
             if self._pending_bytes >= _SHARD_BYTES:
                 self._flush()
-        return {"tensor": key, "shape": list(array.shape), "dtype": dtype or str(array.dtype)}
+        return key
 
     def append(
         self,

@@ -30,7 +30,6 @@ from ltx_native.tensor_files import read_tensors
 from ltx_native.transformer.model import make_block
 from parity.capture import stream
 from parity.capture.native import NativeRecorder
-from parity.taps import Taps
 from parity.trace import TraceWriter
 from reference_bridge.adapters.service import Answer, own_stdout, serve, timed
 
@@ -106,7 +105,7 @@ class Steps:
             def recorded() -> int:
                 with TraceWriter(Path(folder) / "trace", {"side": "native"}) as writer:
                     recorder = NativeRecorder(writer, sketch=what == "sketch")
-                    taps = Taps(recorder.on_call)
+                    taps = recorder.taps()
                     try:
                         taps.add("transformer", self.transformer, None if every else _is_block)
                         for _ in range(repeat):

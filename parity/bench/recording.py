@@ -8,6 +8,7 @@ from typing import Any
 from parity.bench.clock import Sample, Subject, interleave, summary
 from parity.bench.sides import MID, native
 from parity.checkpoints import made
+from parity.sketch_kernel import library
 
 #: recorded ÷ untapped, processor seconds, median.
 LIMITS = {"sketch": 1.05, "tensors": 1.3}
@@ -28,5 +29,6 @@ def measure(rounds: int) -> dict[str, Any]:
             peak = service.peak_bytes
         ratios = {kind: summary({kind: samples[kind], "untapped": samples["untapped"]}, kind) for kind in LIMITS}
         found[what] = {**summary(samples, ""), "peak_bytes": peak, "rounds": rounds}
+        found[what]["sketched_by"] = "a compiled loop" if library() is not None else "NumPy, for want of a C compiler"
         found[what] |= {f"{kind} ÷ untapped": ratios[kind][f"{kind} ÷ untapped"] for kind in LIMITS}
     return found

@@ -125,7 +125,7 @@ def _growth(found: Found) -> Iterator[str]:
 
 def _recording(found: Found) -> Iterator[str]:
     for what, row in found.items():
-        yield what
+        yield f"{what} (sketched by {row.get('sketched_by', 'NumPy')})"
         for kind, limit in recording.LIMITS.items():
             told = row[f"{kind} ÷ untapped"]["cpu"]
             yield f"  {kind} ÷ untapped: cpu {_times({'v': told}, 1, 'v')} (limit {limit}) {_verdict(told['median'] <= limit)}"

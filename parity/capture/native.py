@@ -65,13 +65,17 @@ class NativeRecorder:
     _pending: list[tuple[str, str, Mapping[str, Any], Any]] = field(default_factory=list)
     _waiting: list[_Call] = field(default_factory=list)
 
+    def taps(self) -> Taps:
+        """Taps that feed this recorder. Of the inputs, sketches need Gemma's mask alone."""
+        return Taps(self.on_call, (lambda site: site == "gemma") if self.sketch else None)
+
     def on_call(self, site: str, module: nn.Module, inputs: Mapping[str, Any], output: Any) -> None:
         component = component_of(site)
         if component == "upsampler" and self.stage == "stage_1":
             self.stage, self.step = "stage_2", None
         self.modules[self.stage, site] = module
-        wanted = ("attention_mask",) if self.sketch else tuple(name for name in inputs if name != "self")
-        self._pending.append((site, call_name(module), {name: inputs[name] for name in wanted if name in inputs}, output))
+        kept = {name: value for name, value in inputs.items() if name != "self"}
+        self._pending.append((site, call_name(module), kept, output))
         if site == component:
             self.flush()
             if component == "transformer":
@@ -264,7 +268,7 @@ def capture(
     waveform, sample_rate = np.zeros((2, 0), np.float32), 0
     with TraceWriter(folder, {"side": "native", "engine": "native", **manifest}) as writer:
         recorder = NativeRecorder(writer, sketch=sketch)
-        taps = Taps(recorder.on_call)
+        taps = recorder.taps()
         models = Models(checkpoint, mx.float32, keep=True, on_load=taps.add)
         try:
             for stage in select(request)(models, request, noise=noise, batch_guidance=False):

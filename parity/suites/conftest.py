@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from parity.checkpoints import ROOT, cache_folder, named, tiny
+from parity.cache_folder import ROOT, cache_folder
+from parity.checkpoints import named, tiny
 from parity.suites.interrupts import pytest_configure
 
 if TYPE_CHECKING:

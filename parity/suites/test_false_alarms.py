@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from parity.cache_folder import cache_folder
 from parity.capture.reference import Checkpoint, ReferenceCache
 from parity.cases import T2V_SQUARE
-from parity.checkpoints import cache_folder
 from parity.false_alarms import finished, run, summary
 from parity.faults import fault
 from parity.matrix import matrix

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from parity.cache_folder import ROOT, cache_folder
 from parity.capture.reference import Checkpoint, ReferenceCache
 from parity.cases import T2V_SQUARE
-from parity.checkpoints import ROOT, cache_folder
 from parity.faults import fault
 from parity.plugin import Parity
 from parity.reduce import ReduceError, reduce, run

@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from parity.checkpoints import cache_folder, named, tiny
+from parity.cache_folder import cache_folder
+from parity.checkpoints import named, tiny
 
 if TYPE_CHECKING:
     from parity.capture.reference import Checkpoint, ReferenceCache
