@@ -10,7 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
+from parity.folders import ROOT
+
 CERTIFICATE = ROOT / "parity" / "certificate.json"
 SCHEMA = 1
 RENEW = "run `make certify`"

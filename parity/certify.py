@@ -165,11 +165,11 @@ def certify(
 
     Raises `ReferenceUnavailable` without a reference, and `RuntimeError` when the port without any fault is flagged.
     """
-    from parity.cache_folder import cache_folder
     from parity.capture.reference import ReferenceCache
     from parity.checkpoints import tiny
     from parity.checks.exam import Evidence
     from parity.faults.registry import facts, fault, load
+    from parity.folders import cache_folder
 
     if explain is None:
         from parity.explain import explain as executed

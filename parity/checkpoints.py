@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-from parity.cache_folder import cache_folder
 from parity.capture.reference import Checkpoint
+from parity.folders import cache_folder
 from parity.world import layout, presets, random_checkpoint, signal_bases, tokenizer_files
 from parity.world.random_checkpoint import paths, write_checkpoint
 

@@ -15,7 +15,6 @@ os.environ.setdefault("MLX_ENABLE_TF32", "0")
 from ltx_native.dispatch import BridgeFailed, InferenceEngine
 from ltx_native.errors import UserError
 from ltx_native.verdict import current_fingerprints
-from parity.cache_folder import ROOT, cache_folder
 from parity.capture.native import request_of
 from parity.capture.reference import Checkpoint, ReferenceCache, ReferenceUnavailable
 from parity.capture.sides import ReferenceServer
@@ -27,6 +26,7 @@ from parity.fidelity_policy import read_policy
 from parity.fidelity_shown import Shown, show_prompts
 from parity.fidelity_store import Store
 from parity.fidelity_world import CASE, world_suite
+from parity.folders import ROOT, cache_folder
 from parity.session import Session
 
 PROMPTS: Final = 4

@@ -23,9 +23,9 @@ from typing import Any
 
 from ltx_native.verdict import native_code_fingerprint, reference_fingerprint
 from parity.bounds import FLOORS
-from parity.cache_folder import ROOT
 from parity.capture.reference import ReferenceCache
 from parity.checkpoints import tiny
+from parity.folders import ROOT
 from parity.gate import POLICY, judge_tensors
 from parity.localise import own_error, row_bound
 from parity.matrix import Entry, matrix

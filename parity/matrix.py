@@ -14,8 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
-from parity.cache_folder import cache_folder
 from parity.cases import T2V_WIDE, Case, Image
+from parity.folders import cache_folder
 
 # Component roots and the values between them.
 ROOTS: tuple[str, ...] = (

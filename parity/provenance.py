@@ -6,10 +6,10 @@ import os
 import platform
 import subprocess
 from importlib import metadata
-from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
+from parity.folders import ROOT
+
 _PACKAGES = ("mlx", "mlx-cpu", "numpy", "scipy", "safetensors", "tokenizers", "av")
 
 

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from parity.cache_folder import cache_folder
+from parity.folders import cache_folder
 from reference_bridge.probe_sketch import PIECE, SKETCH_SUMS, Sketch, merge, signs, sketch
 
 SOURCE = Path(__file__).with_suffix(".c")

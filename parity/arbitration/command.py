@@ -60,7 +60,7 @@ def _from_traces(folder: Path, sites: list[str]) -> list[Row]:
 def _from_a_run(args: argparse.Namespace) -> list[Row]:
     from parity.arbitration import checkpoint
     from parity.arbitration import run as runner
-    from parity.cache_folder import cache_folder
+    from parity.folders import cache_folder
     from reference_bridge.environment import cache_dir, find_cli
 
     # Without a CLI there is nothing to arbitrate: that is said before minutes go into a checkpoint.

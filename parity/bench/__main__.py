@@ -17,8 +17,8 @@ from parity import provenance
 from parity.bench import external, growth, modes, one_block, recording, steps, throughput
 from parity.bench.plots import draw
 from parity.bench.tables import SECTIONS, table
-from parity.cache_folder import cache_folder
-from parity.capture.reference import ROOT, ReferenceUnavailable
+from parity.capture.reference import ReferenceUnavailable
+from parity.folders import ROOT, cache_folder
 from parity.results import write_json
 
 SCHEMA = 1  # of bench.json; findings of another one are dropped

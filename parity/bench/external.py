@@ -22,10 +22,10 @@ from parity.arbitration import checkpoint
 from parity.arbitration.run import case_for_cli
 from parity.bench import modes
 from parity.bench.clock import interleave, spread
-from parity.cache_folder import cache_folder
 from parity.capture.reference import Checkpoint, ReferenceUnavailable
 from parity.capture.service import same_blas
 from parity.cases import Case
+from parity.folders import cache_folder
 from reference_bridge.adapters.ltx_2_mlx.trace import launch
 from reference_bridge.environment import cache_dir, find_cli
 from reference_bridge.errors import BridgeError, UnsupportedMode

@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from parity.bench.clock import interleave, spread
-from parity.cache_folder import cache_folder
-from parity.capture.reference import ROOT, Checkpoint, ReferenceUnavailable, arguments_of, reference_python
+from parity.capture.reference import Checkpoint, ReferenceUnavailable, arguments_of, reference_python
 from parity.cases import Case
 from parity.checkpoints import tiny
+from parity.folders import ROOT, cache_folder
 
 #: Why the official side is not there, by mode.
 LEFT_OUT = {"extend": "the official packages have no such pipeline"}

@@ -9,8 +9,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from parity.capture.reference import ROOT, Checkpoint, ReferenceUnavailable, arguments_of, reference_python
+from parity.capture.reference import Checkpoint, ReferenceUnavailable, arguments_of, reference_python
 from parity.cases import Case
+from parity.folders import ROOT
 
 
 @contextmanager

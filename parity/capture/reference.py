@@ -16,9 +16,9 @@ from typing import Any
 
 from ltx_native.verdict import reference_fingerprint
 from parity.cases import Case
+from parity.folders import ROOT
 from parity.trace import Trace, TraceError, file_sha256
 
-ROOT = Path(__file__).resolve().parents[2]
 TIMEOUT_S = 1800
 
 

@@ -14,7 +14,8 @@ from types import TracebackType
 from typing import IO, Any, Final
 
 import ltx_native
-from parity.capture.reference import ROOT, ReferenceUnavailable, reference_python
+from parity.capture.reference import ReferenceUnavailable, reference_python
+from parity.folders import ROOT
 from reference_bridge.adapters.ltx_2_mlx.interpreter import find_interpreter
 
 START_S: Final = 300.0

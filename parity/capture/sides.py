@@ -27,10 +27,11 @@ from ltx_native.patchify import VIDEO_CHANNELS, VideoLatentShape, audio_latent_f
 from ltx_native.pipelines.one_stage import one_stage
 from parity.capture.degrade import RUNGS
 from parity.capture.native import request_of
-from parity.capture.reference import ROOT, Checkpoint, ReferenceUnavailable, arguments_of, reference_python
+from parity.capture.reference import Checkpoint, ReferenceUnavailable, arguments_of, reference_python
 from parity.capture.service import shut_down
 from parity.cases import Case
 from parity.fidelity_store import Side
+from parity.folders import ROOT
 from parity.trace import file_sha256
 
 PER_VIDEO: Final = ("generate", "--prompt=", "--seed=")  # what the server is told for every video, not once

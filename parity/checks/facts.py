@@ -18,8 +18,8 @@ from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 from ltx_native.verdict import reference_fingerprint
-from parity.cache_folder import cache_folder
-from parity.capture.reference import ROOT, Checkpoint, ReferenceUnavailable, reference_python
+from parity.capture.reference import Checkpoint, ReferenceUnavailable, reference_python
+from parity.folders import ROOT, cache_folder
 
 Array = npt.NDArray[Any]
 VARIANTS = ("ltx-2.3-spatial-upscaler-x1.5", "ltx-2.3-temporal-upscaler-x2")

@@ -99,11 +99,11 @@ def _put(owner: Any, places: Sequence[tuple[Any, str]], value: Any) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     os.environ.setdefault("MLX_ENABLE_TF32", "0")
-    from parity.cache_folder import cache_folder
     from parity.capture.reference import ReferenceCache
     from parity.certify import examine, line
     from parity.checkpoints import tiny
     from parity.checks.exam import Evidence
+    from parity.folders import cache_folder
 
     rows = load()
     wanted = list(sys.argv[1:] if argv is None else argv) or list(rows)

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from parity.cache_folder import ROOT, cache_folder
 from parity.checkpoints import named, tiny
+from parity.folders import ROOT, cache_folder
 from parity.suites.interrupts import pytest_configure
 
 if TYPE_CHECKING:

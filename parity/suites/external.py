@@ -12,7 +12,7 @@ import av
 import numpy as np
 from numpy.typing import NDArray
 
-from parity.cache_folder import ROOT
+from parity.folders import ROOT
 
 # Runs at the start of the CLI's interpreter, as any site's own sitecustomize would.
 AT_START = """

@@ -14,9 +14,9 @@ from parity.arbitration.run import case_for_cli
 from parity.bench import external, modes
 from parity.bench.clock import interleave, summary
 from parity.bench.sides import TINY, engines, shape, subjects
-from parity.cache_folder import cache_folder
 from parity.capture.service import same_blas
 from parity.checkpoints import tiny
+from parity.folders import cache_folder
 from parity.plugin import Parity
 from reference_bridge.adapters.ltx_2_mlx.trace import trace
 from reference_bridge.environment import cache_dir, find_cli

@@ -6,11 +6,11 @@ from dataclasses import replace
 
 import pytest
 
-from parity.cache_folder import cache_folder
 from parity.calibrate import calibrate, unjustified
 from parity.capture.reference import Checkpoint, ReferenceCache
 from parity.cases import T2V_SQUARE
 from parity.floors import load_floors
+from parity.folders import cache_folder
 from parity.gate import load_policy
 from parity.plugin import Parity
 

@@ -23,8 +23,8 @@ from tokenizers.pre_tokenizers import ByteLevel
 from ltx_native.errors import RequestError
 from parity.clip import Clip
 from parity.clip.tokenizer import ClipTokenizer, read_tokenizer
+from parity.folders import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 BOUND_REL_L2 = 1e-5
 MEAN, STD = [0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.27577711]
 CAPTIONS = [

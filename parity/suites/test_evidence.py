@@ -15,10 +15,10 @@ from safetensors.numpy import save_file
 
 from ltx_native.dispatch import Choice, InferenceEngine
 from ltx_native.request import Request
-from parity.cache_folder import cache_folder
 from parity.capture.reference import Checkpoint, ReferenceCache
 from parity.cases import T2V_SQUARE
 from parity.floors import Floors, config_sha256
+from parity.folders import cache_folder
 from parity.gate import Judgement
 from parity.plugin import Parity
 from parity.session import Session

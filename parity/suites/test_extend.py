@@ -18,10 +18,10 @@ import pytest
 from ltx_native.media import read_frames, write_video
 from ltx_native.models import Models
 from ltx_native.pipelines.extend import extend
-from parity.cache_folder import cache_folder
 from parity.capture.native import request_of
-from parity.capture.reference import ROOT, Checkpoint, ReferenceCache, ReferenceUnavailable, arguments_of, reference_python
+from parity.capture.reference import Checkpoint, ReferenceCache, ReferenceUnavailable, arguments_of, reference_python
 from parity.cases import Case
+from parity.folders import ROOT, cache_folder
 from parity.plugin import Parity
 from parity.results import CaseResult
 from parity.session import Session

@@ -26,7 +26,7 @@ from parity.arbitration import checkpoint
 from parity.arbitration.imitation import imitations_for
 from parity.arbitration.run import as_the_cli_ran, case_for_cli, different_draws, native, run
 from parity.arbitration.table import Row, arbitrate, table
-from parity.cache_folder import ROOT, cache_folder
+from parity.folders import ROOT, cache_folder
 from parity.suites.external import pictures, started_with
 from parity.trace import Trace
 from reference_bridge.adapters.ltx_2_mlx.corrections import CORRECTIONS

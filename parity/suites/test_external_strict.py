@@ -21,8 +21,8 @@ import ltx_native
 from ltx_native.progress import Bar
 from parity.arbitration import strict
 from parity.arbitration.run import case_for_cli, different_draws
-from parity.cache_folder import cache_folder
 from parity.cases import Case
+from parity.folders import cache_folder
 from parity.suites.external import pictures, sound, started_with
 from parity.trace import Trace, leaves
 from reference_bridge.adapters.ltx_2_mlx.trace import Traced, trace

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from parity.cache_folder import cache_folder
 from parity.capture.reference import Checkpoint, ReferenceCache
 from parity.cases import T2V_SQUARE
 from parity.false_alarms import finished, run, summary
 from parity.faults import fault
+from parity.folders import cache_folder
 from parity.matrix import matrix
 from parity.plugin import Parity
 from parity.session import Session

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from parity.cache_folder import cache_folder
 from parity.capture.reference import Checkpoint, ReferenceCache
 from parity.cases import T2V_SQUARE
 from parity.faults import fault
+from parity.folders import cache_folder
 from parity.plugin import Parity
 from parity.session import Session
 

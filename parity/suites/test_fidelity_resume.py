@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from parity.cache_folder import ROOT
 from parity.capture.reference import ReferenceUnavailable, reference_python
+from parity.folders import ROOT
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("fidelity")]
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from ltx_native.request import Request
-from parity.cache_folder import cache_folder
 from parity.capture.reference import reference_python
 from parity.cases import Case, Image
+from parity.folders import cache_folder
 from parity.plugin import Parity
 from parity.results import CaseResult
 from parity.session import Session

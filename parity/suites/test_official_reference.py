@@ -18,7 +18,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from parity.capture.reference import ROOT, ReferenceUnavailable, reference_python, run_official
+from parity.capture.reference import ReferenceUnavailable, reference_python, run_official
+from parity.folders import ROOT
 from parity.trace import Trace, leaves
 from parity.world.random_checkpoint import write_checkpoint
 

@@ -11,9 +11,9 @@ import pytest
 
 from ltx_native.checkpoint import Checkpoint as NativeCheckpoint
 from ltx_native.convert import convert
-from parity.cache_folder import cache_folder
 from parity.capture.reference import Checkpoint, ReferenceCache
 from parity.cases import Case, Image
+from parity.folders import cache_folder
 from parity.plugin import Parity
 from parity.results import CaseResult
 from parity.session import Session

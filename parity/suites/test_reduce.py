@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from parity.cache_folder import ROOT, cache_folder
 from parity.capture.reference import Checkpoint, ReferenceCache
 from parity.cases import T2V_SQUARE
 from parity.faults import fault
+from parity.folders import ROOT, cache_folder
 from parity.plugin import Parity
 from parity.reduce import ReduceError, reduce, run
 from parity.session import Session

@@ -11,10 +11,10 @@ import pytest
 
 from ltx_native.checkpoint import Checkpoint as NativeCheckpoint
 from parity.align import align
-from parity.cache_folder import cache_folder
 from parity.capture.native import capture, injected_noise
 from parity.capture.reference import Checkpoint, ReferenceCache
 from parity.cases import T2V_SQUARE
+from parity.folders import cache_folder
 from parity.metrics import measure
 from parity.plugin import Parity
 from parity.search import FIRST_PASS

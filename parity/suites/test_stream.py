@@ -10,9 +10,9 @@ from ltx_native.checkpoint import Checkpoint as NativeCheckpoint
 from ltx_native.convert import convert
 from parity.bench import one_block
 from parity.bench.sides import Size
-from parity.cache_folder import cache_folder
 from parity.capture.reference import Checkpoint, ReferenceCache
 from parity.cases import T2V_SQUARE
+from parity.folders import cache_folder
 from parity.plugin import Parity
 from parity.stream import StreamResult, compare_streamed
 from parity.stream_request import StreamRequest

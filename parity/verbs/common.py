@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from parity.cache_folder import cache_folder
 from parity.checkpoints import named, tiny
+from parity.folders import cache_folder
 
 if TYPE_CHECKING:
     from parity.capture.reference import Checkpoint, ReferenceCache

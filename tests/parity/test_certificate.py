@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from parity import certificate
-from parity.certificate import ROOT, certificate_problem, certificate_summary, harness_code, harness_files, museum
+from parity.certificate import certificate_problem, certificate_summary, harness_code, harness_files, museum
+from parity.folders import ROOT
 from parity.gate import Judgement, judge_harness
 from parity.suites.certificates import write_certificate
 

@@ -24,7 +24,7 @@ from typing import NamedTuple
 import pytest
 
 from parity import certify, cli
-from parity.cache_folder import cache_folder
+from parity.folders import cache_folder
 from parity.suites.certificates import write_certificate
 
 COMPARE = "parity compare --prompt 'A red fox' --steps 2 --output reports/fox"

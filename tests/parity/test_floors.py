@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 
 from parity.bounds import FLOORS, BoundsError, load_bounds
 from parity.calibrate import justification, repeated, unjustified
-from parity.certificate import ROOT
 from parity.checkpoints import WORLD, named, tiny
 from parity.floors import (
     MARK,
@@ -28,6 +27,7 @@ from parity.floors import (
     load_floors,
     save_floors,
 )
+from parity.folders import ROOT
 from parity.gate import load_policy
 from parity.trace import Trace, TraceWriter
 

@@ -1,4 +1,4 @@
-"""Where the harness keeps what it can make again."""
+"""The checkout, and where the harness keeps what it can make again."""
 
 from __future__ import annotations
 
