@@ -29,7 +29,7 @@ from ltx_native.schedule import ltx2_sigmas
 from ltx_native.tensor_files import read_tensors
 from ltx_native.transformer.model import make_block
 from parity.capture import stream
-from parity.capture.native import NativeRecorder
+from parity.capture.native import NativeRecorder, is_block
 from parity.trace import TraceWriter
 from reference_bridge.adapters.service import Answer, own_stdout, serve, timed
 
@@ -107,7 +107,7 @@ class Steps:
                     recorder = NativeRecorder(writer, sketch=what == "sketch")
                     taps = recorder.taps()
                     try:
-                        taps.add("transformer", self.transformer, None if every else _is_block)
+                        taps.add("transformer", self.transformer, None if every else is_block)
                         for _ in range(repeat):
                             run()
                         recorder.flush()
@@ -125,10 +125,6 @@ class Steps:
         )
         mx.eval(latent)
         return timed(lambda: mx.eval(decoder(latent)))[1]
-
-
-def _is_block(site: str) -> bool:
-    return site.rpartition(".")[0] == "transformer.transformer_blocks"
 
 
 class Block:

@@ -32,6 +32,7 @@ from reference_bridge.probe import WHOLE
 Array = npt.NDArray[Any]
 Modules = dict[tuple[str, str], nn.Module]  # by (stage, site)
 _MODALITIES = ("video", "audio")
+_HELD_BYTES = 1 << 29  # of outputs that wait for the end of a forward; past it they are stored at the end of a block
 
 
 @dataclass
@@ -61,6 +62,7 @@ class NativeRecorder:
     step: int | None = None
     _mask: Array | None = None  # valid tokens of Gemma
     _forwards: int = 0
+    _held: int = 0
     _second_order: bool = False  # res_2s: the sampler's results come by themselves, twice a step
     _pending: list[tuple[str, str, Mapping[str, Any], Any]] = field(default_factory=list)
     _waiting: list[_Call] = field(default_factory=list)
@@ -76,13 +78,17 @@ class NativeRecorder:
         self.modules[self.stage, site] = module
         kept = {name: value for name, value in inputs.items() if name != "self"}
         self._pending.append((site, call_name(module), kept, output))
-        if site == component:
+        self._held += sum(array.nbytes for array in arrays_in(output))
+        if site == component or (self._held > _HELD_BYTES and is_block(site)):
             self.flush()
-            if component == "transformer":
-                self._forwards += 1
+        if site == "transformer":
+            self._forwards += 1
 
     def flush(self) -> None:
-        """Evaluate and store what the calls since the last flush gave; only now is anything computed for the record."""
+        """Evaluate and store what the calls since the last flush gave; only now is anything computed for the record.
+
+        Once a forward is best, once a block costs 1 % more at the mid size; at the true size a forward gives more than memory holds.
+        """
         mx.eval([array for _, _, inputs, output in self._pending for array in arrays_in((dict(inputs), output))])
         for site, _, inputs, _ in self._pending:
             if site == "gemma" and inputs.get("attention_mask") is not None:
@@ -97,6 +103,7 @@ class NativeRecorder:
             step = self.step if component_of(site) == "transformer" else None
             self._waiting.append(_Call(site, type_name, step, self._forwards, trees, to_tree(output, store, known)))
         self._pending.clear()
+        self._held = 0
         if self.step is None:
             self._write(())
 
@@ -183,6 +190,10 @@ class NativeRecorder:
         for modality in _MODALITIES:
             if modality in stage.tensors:
                 self.value(f"latent.{modality}", stage.tensors[modality], kind="value")
+
+
+def is_block(site: str) -> bool:
+    return site.rpartition(".")[0] == "transformer.transformer_blocks"
 
 
 @dataclass(frozen=True)
