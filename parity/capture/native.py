@@ -87,7 +87,8 @@ class NativeRecorder:
     def flush(self) -> None:
         """Evaluate and store what the calls since the last flush gave; only now is anything computed for the record.
 
-        Once a forward is best, once a block costs 1 % more at the mid size; at the true size a forward gives more than memory holds.
+        Once a forward is best: after every block it costs 1 % more at the mid size. At the true size a forward gives more than
+        memory holds.
         """
         mx.eval([array for _, _, inputs, output in self._pending for array in arrays_in((dict(inputs), output))])
         for site, _, inputs, _ in self._pending:
