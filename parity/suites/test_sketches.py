@@ -75,7 +75,7 @@ def test_estimates_are_within_ten_percent_of_the_exact_errors(checkpoint: Checkp
 
 
 def test_the_references_sketches_are_those_of_its_tensors(checkpoint: Checkpoint, parity: Parity) -> None:
-    """Made in the reference's process from torch, and here from what was stored: the same bits."""
+    """Made in the reference's process from torch, and here from what was stored: the same sums, bit for bit."""
     sketched = CACHE.sketches(T2V_SQUARE, checkpoint, FIRST_PASS)
     full, _ = CACHE.capture(T2V_SQUARE, checkpoint)
     records = full.by_key()
@@ -86,7 +86,8 @@ def test_the_references_sketches_are_those_of_its_tensors(checkpoint: Checkpoint
             if "sketch" in leaf and record.key.site != "gemma":
                 made, stored = of(full.tensor(tensors[path])), read(sketched, leaf)
                 np.testing.assert_array_equal(stored.sums[: made.sums.size], made.sums)
-                assert (leaf["finite"], leaf["norm"]) == (made.finite, np.sqrt(made.energy))
+                assert leaf["finite"] == made.finite
+                assert leaf["norm"] == pytest.approx(np.sqrt(made.energy), rel=1e-13)  # squares are added up in another order
                 compared += 1
     parity.count(compared)
     assert compared > 50
